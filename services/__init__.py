@@ -1,0 +1,1 @@
+"""The three services of a node and what they share."""

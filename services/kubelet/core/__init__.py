@@ -1,0 +1,1 @@
+"""What the kubelet decides. Pure: values in, values out."""

@@ -1,0 +1,260 @@
+"""The kubelet's values: what a pod and a service should be, after validation and defaults.
+
+Source: Kubernetes API reference, `Pod` v1 and `Service` v1. A field that is not
+here is refused by `manifest` with its path, so nothing a user writes is ignored.
+Status lives in `status`; what was seen at the runtime lives in `observed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from types import MappingProxyType
+from typing import NewType
+
+PodUid = NewType("PodUid", str)
+ContainerId = NewType("ContainerId", str)
+SandboxId = NewType("SandboxId", str)
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKey:
+    """Name one object of one kind."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.namespace}/{self.name}"
+
+
+class RestartPolicy(Enum):
+    """Which ended containers start again."""
+
+    ALWAYS = "Always"
+    ON_FAILURE = "OnFailure"
+    NEVER = "Never"
+
+
+class PullPolicy(Enum):
+    """When an image is pulled."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
+class Protocol(Enum):
+    """Transport protocol of a port."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+
+
+class HostPathType(Enum):
+    """What must be true of a host path before it is mounted."""
+
+    ANY = ""
+    DIRECTORY = "Directory"
+    DIRECTORY_OR_CREATE = "DirectoryOrCreate"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVar:
+    """One environment variable; `value` has its references `$(NAME)` still in it."""
+
+    name: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    """A port that a container declares, 1 to 65535."""
+
+    container_port: int
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """Where a volume appears in a container."""
+
+    name: str
+    mount_path: str
+    read_only: bool = False
+    sub_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpGet:
+    """Probe by HTTP GET; 200 to 399 is success."""
+
+    port: int | str
+    path: str = "/"
+    scheme: str = "HTTP"
+    host: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSocket:
+    """Probe by opening a connection."""
+
+    port: int | str
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecAction:
+    """Probe by a command in the container; exit code 0 is success."""
+
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe with its rhythm."""
+
+    action: HttpGet | TcpSocket | ExecAction
+    initial_delay_seconds: int = 0
+    period_seconds: int = 10
+    timeout_seconds: int = 1
+    success_threshold: int = 1
+    failure_threshold: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Requests and limits. None means that the manifest says nothing."""
+
+    cpu_request_millicores: int | None = None
+    cpu_limit_millicores: int | None = None
+    memory_request_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of a pod."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    working_dir: str = ""
+    env: tuple[EnvVar, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+    resources: Resources = Resources()
+    volume_mounts: tuple[VolumeMount, ...] = ()
+    liveness_probe: Probe | None = None
+    readiness_probe: Probe | None = None
+    image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
+    tty: bool = False
+    stdin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyDir:
+    """A directory that lives as long as the pod, on the node's disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPath:
+    """A path of the node."""
+
+    path: str
+    type: HostPathType = HostPathType.ANY
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume of a pod."""
+
+    name: str
+    source: EmptyDir | HostPath
+
+
+@dataclass(frozen=True, slots=True)
+class PodSpec:
+    """What a pod should run."""
+
+    containers: tuple[Container, ...]
+    volumes: tuple[Volume, ...] = ()
+    restart_policy: RestartPolicy = RestartPolicy.ALWAYS
+    termination_grace_period_seconds: int = 30
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod that this node should run, as stored.
+
+    `deletion_time` is set when it was asked to stop; `deletion_grace_seconds` then
+    says how long its containers get. `revision` is that of the store.
+    """
+
+    uid: PodUid
+    namespace: str
+    name: str
+    spec: PodSpec
+    labels: Mapping[str, str] = field(default=EMPTY)
+    annotations: Mapping[str, str] = field(default=EMPTY)
+    creation_time: datetime | None = None
+    deletion_time: datetime | None = None
+    deletion_grace_seconds: int | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> ObjectKey:
+        """Name it among objects."""
+        return ObjectKey("Pod", self.namespace, self.name)
+
+
+class ServiceType(Enum):
+    """How a service is reached."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port of a service. `target_port` is a number or the name of a container port."""
+
+    port: int
+    target_port: int | str
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+    node_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service as stored. `cluster_ip` is empty for a headless one."""
+
+    uid: str
+    namespace: str
+    name: str
+    cluster_ip: str
+    ports: tuple[ServicePort, ...]
+    type: ServiceType = ServiceType.CLUSTER_IP
+    selector: Mapping[str, str] = field(default=EMPTY)
+    labels: Mapping[str, str] = field(default=EMPTY)
+    annotations: Mapping[str, str] = field(default=EMPTY)
+    affinity_timeout_seconds: int = 0
+    publish_not_ready_addresses: bool = False
+    external_traffic_local: bool = False
+    internal_traffic_local: bool = False
+    creation_time: datetime | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> ObjectKey:
+        """Name it among objects."""
+        return ObjectKey("Service", self.namespace, self.name)
