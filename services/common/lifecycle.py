@@ -1,0 +1,116 @@
+"""Run a service from its first line to its exit code.
+
+SIGTERM and SIGINT ask it to end; a second one, or 8 s, ends it at once. One
+TaskGroup holds everything that runs: a task that dies takes the service down, and
+whoever composed it starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+
+from services.common.clock import Clock
+from services.common.errors import TripodError
+from services.common.logs import get_logger
+
+HARD_EXIT_SECONDS = 8.0
+_FIRST_RESTART_SECONDS = 0.1
+_CALM_SECONDS = 60.0
+log = get_logger(__name__)
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[None]], *, service: str) -> int:
+    """Run `main` until it returns; it should when the event is set. Returns the exit code.
+
+    0 after an orderly end, 1 after a fault, which is logged.
+    """
+    try:
+        asyncio.run(_with_signals(main, service))
+    except* TripodError as group:
+        for error in _flat(group):
+            log.error(
+                "Ended with an error", service=service, reason=getattr(error, "reason", ""), error=str(error)
+            )
+        return 1
+    except* Exception as group:
+        for error in _flat(group):
+            log.error("Ended with a bug", service=service, exc_info=error)
+        return 1
+    log.info("Ended", service=service)
+    return 0
+
+
+def _flat(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _flat(inner)]
+    return [error]
+
+
+async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]], service: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, stop, service, signal.Signals(number).name)
+    gc.freeze()
+    await main(stop)
+
+
+def _on_signal(stop: asyncio.Event, service: str, name: str) -> None:
+    if stop.is_set():
+        log.warning("Ended at once on a second signal", service=service, signal=name)
+        _exit_now()
+    log.info("Ending on a signal", service=service, signal=name)
+    stop.set()
+    timer = threading.Timer(HARD_EXIT_SECONDS, _exit_now)
+    timer.daemon = True
+    timer.start()
+
+
+def _exit_now() -> None:
+    sys.stdout.flush()
+    os._exit(1)
+
+
+async def supervise(name: str, body: Callable[[], Awaitable[None]], *, clock: Clock, budget: int = 5) -> None:
+    """Run `body` for ever: start it again with back-off when it raises or returns.
+
+    The last error is raised after `budget` failures without 60 calm seconds between them.
+    """
+    failures = 0
+    while True:
+        begin = clock.monotonic()
+        try:
+            await body()
+            error: Exception | None = None
+        except Exception as caught:
+            error = caught
+        if clock.monotonic() - begin > _CALM_SECONDS:
+            failures = 0
+        failures += 1
+        if error is not None and failures > budget:
+            raise error
+        delay = min(10.0, _FIRST_RESTART_SECONDS * 2 ** min(failures - 1, 10))
+        log.warning(
+            "Restarted a loop", loop=name, error=str(error) if error else "it returned", delay_seconds=delay
+        )
+        await clock.sleep(delay)
+
+
+async def until(stop: asyncio.Event, body: Awaitable[None]) -> None:
+    """Run `body` until it ends or `stop` is set; then cancel it and wait for its clean-up."""
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(_awaited(body))
+        waiter = group.create_task(stop.wait())
+        await asyncio.wait({work, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        work.cancel()
+        waiter.cancel()
+
+
+async def _awaited(body: Awaitable[None]) -> None:
+    await body

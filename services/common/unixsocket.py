@@ -1,0 +1,54 @@
+"""Claim a path for a unix socket, so that no second server steals a live one.
+
+grpcio removes a socket that exists and binds anew without a word. A lock file
+beside the socket, held for the life of the process, prevents that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from services.common.errors import Code, TripodError
+
+# Longest path that fits in sockaddr_un with its final zero (unix(7)).
+_PATH_LIMIT_BYTES = 107
+
+
+class SocketClaim:
+    """The right to serve one path. Ends with `release` or with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = path.with_name(f"{path.name}.lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises `SOCKET_IN_USE` when another process holds it, `SOCKET_PATH_TOO_LONG`."""
+        if len(os.fsencode(self.path)) > _PATH_LIMIT_BYTES:
+            raise self._error("SOCKET_PATH_TOO_LONG", f"is longer than {_PATH_LIMIT_BYTES} bytes")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise self._error("SOCKET_IN_USE", "is served by another process") from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Remove the socket and let the lock go. Safe to call twice."""
+        if self._descriptor is None:
+            return
+        self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def _error(self, reason: str, why: str) -> TripodError:
+        return TripodError(
+            f"Unix socket {self.path} {why}",
+            code=Code.FAILED_PRECONDITION,
+            reason=reason,
+            metadata={"path": str(self.path)},
+        )
