@@ -35,7 +35,7 @@ _SERVER_FAULTS = {
     Code.UNAVAILABLE,
     Code.DATA_LOSS,
 }
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,9 @@ class _Call:
         parent = str(self._metadata.get("traceparent", ""))
         name = self._method.lstrip("/")
         attributes = {"rpc.system.name": "grpc", "rpc.method": name}
-        with telemetry.span(name, parent=parent, kind=SpanKind.SERVER, attributes=attributes) as span:
+        span = telemetry.start_span(name, parent=parent, kind=SpanKind.SERVER, attributes=attributes)
+        # The story sets the status: not every error that a caller gets is a fault of the server.
+        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield span
 
     async def _fail(self, error: BaseException, context: Any, story: _Story) -> None:

@@ -32,18 +32,19 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], *, service: str) -> in
     """
     try:
         asyncio.run(_with_signals(main, service))
-    except* TripodError as group:
-        for error in _flat(group):
-            log.error(
-                "Ended with an error", service=service, reason=getattr(error, "reason", ""), error=str(error)
-            )
-        return 1
-    except* Exception as group:
-        for error in _flat(group):
-            log.error("Ended with a bug", service=service, exc_info=error)
+    except Exception as error:
+        for leaf in _flat(error):
+            _log_end(service, leaf)
         return 1
     log.info("Ended", service=service)
     return 0
+
+
+def _log_end(service: str, error: BaseException) -> None:
+    if isinstance(error, TripodError):
+        log.error("Ended with an error", service=service, reason=error.reason, error=error.message)
+    else:
+        log.error("Ended with a bug", service=service, exc_info=error)
 
 
 def _flat(error: BaseException) -> list[BaseException]:

@@ -63,6 +63,6 @@ def add_trace(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return a logger whose lines carry `logger=name`."""
-    logger: structlog.stdlib.BoundLogger = structlog.get_logger(logger=name)
+    """Return a logger whose lines carry `module=name`."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger(module=name)
     return logger
