@@ -1,0 +1,1 @@
+"""`tripod`: the node's command line. It only calls the gRPC APIs that everyone can call."""

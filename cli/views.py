@@ -1,0 +1,246 @@
+"""Objects as rows and as descriptions. Pure: JSON in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from cli.output import age, table
+
+Json = Mapping[str, Any]
+
+
+def pods(objects: Sequence[Json], now: datetime, *, wide: bool, namespaces: bool) -> str:
+    """List pods."""
+    header = ["NAME", "READY", "STATUS", "RESTARTS", "AGE"] + (["IP", "IMAGES"] if wide else [])
+    rows = [_pod_row(pod, now, wide=wide) for pod in objects]
+    return _listed(header, rows, objects, namespaces=namespaces)
+
+
+def _listed(header: list[str], rows: list[list[str]], objects: Sequence[Json], *, namespaces: bool) -> str:
+    if not rows:
+        return "No objects found."
+    if namespaces:
+        header = ["NAMESPACE", *header]
+        rows = [[o["metadata"]["namespace"], *row] for o, row in zip(objects, rows, strict=True)]
+    return table(header, rows)
+
+
+def _pod_row(pod: Json, now: datetime, *, wide: bool) -> list[str]:
+    status = pod.get("status", {})
+    statuses = status.get("containerStatuses", [])
+    total = len(pod["spec"]["containers"])
+    row = [
+        pod["metadata"]["name"],
+        f"{sum(1 for s in statuses if s.get('ready'))}/{total}",
+        pod_state(pod),
+        str(sum(int(s.get("restartCount", 0)) for s in statuses)),
+        age(pod["metadata"].get("creationTimestamp", ""), now),
+    ]
+    if wide:
+        row += [status.get("podIP") or "-", ",".join(c["image"] for c in pod["spec"]["containers"])]
+    return row
+
+
+def pod_state(pod: Json) -> str:
+    """Say in one word how a pod fares, as kubectl does: the first container's trouble, or the phase."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    status = pod.get("status", {})
+    for container in status.get("containerStatuses", []):
+        state = container.get("state", {})
+        for kind in ("waiting", "terminated"):
+            reason = state.get(kind, {}).get("reason")
+            if reason:
+                return str(reason)
+    return str(status.get("reason") or status.get("phase") or "Pending")
+
+
+def services(objects: Sequence[Json], now: datetime, *, wide: bool, namespaces: bool) -> str:
+    """List services."""
+    header = ["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "AGE"] + (["SELECTOR"] if wide else [])
+    rows = [_service_row(service, now, wide=wide) for service in objects]
+    return _listed(header, rows, objects, namespaces=namespaces)
+
+
+def _service_row(service: Json, now: datetime, *, wide: bool) -> list[str]:
+    spec = service["spec"]
+    row = [
+        service["metadata"]["name"],
+        spec.get("type", "ClusterIP"),
+        spec.get("clusterIP") or "-",
+        ",".join(_port(port) for port in spec.get("ports", [])) or "-",
+        age(service["metadata"].get("creationTimestamp", ""), now),
+    ]
+    if wide:
+        row.append(",".join(f"{k}={v}" for k, v in sorted(spec.get("selector", {}).items())) or "-")
+    return row
+
+
+def _port(port: Json) -> str:
+    node = f":{port['nodePort']}" if port.get("nodePort") else ""
+    return f"{port['port']}{node}/{port.get('protocol', 'TCP')}"
+
+
+def describe_pod(pod: Json, events: Sequence[Json], now: datetime) -> str:
+    """Tell everything about a pod that a person may ask."""
+    meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
+    lines = [
+        *_head(meta),
+        f"Node address:  {status.get('hostIP') or '-'}",
+        f"Started:       {status.get('startTime') or '-'}",
+        f"Status:        {pod_state(pod)}" + (f" ({status['message']})" if status.get("message") else ""),
+        f"IP:            {status.get('podIP') or '-'}",
+        f"Restarts when: {spec.get('restartPolicy', 'Always')}",
+        "Containers:",
+    ]
+    by_name = {s["name"]: s for s in status.get("containerStatuses", [])}
+    for container in spec["containers"]:
+        lines += _container(container, by_name.get(container["name"], {}))
+    lines += ["Conditions:", *_conditions(status.get("conditions", [])), "Events:", *_events(events, now)]
+    return "\n".join(lines)
+
+
+def _head(meta: Json) -> list[str]:
+    labels = ", ".join(f"{k}={v}" for k, v in sorted(meta.get("labels", {}).items()))
+    return [
+        f"Name:          {meta['name']}",
+        f"Namespace:     {meta['namespace']}",
+        f"UID:           {meta.get('uid', '-')}",
+        f"Labels:        {labels or '-'}",
+    ]
+
+
+def _container(container: Json, status: Json) -> list[str]:
+    lines = [f"  {container['name']}:", f"    Image:     {container['image']}"]
+    if status.get("containerID"):
+        lines.append(f"    Id:        {status['containerID']}")
+    lines.append(f"    State:     {_state(status.get('state', {}))}")
+    if status.get("lastState"):
+        lines.append(f"    Last:      {_state(status['lastState'])}")
+    lines.append(f"    Ready:     {'yes' if status.get('ready') else 'no'}")
+    lines.append(f"    Restarts:  {status.get('restartCount', 0)}")
+    for probe in ("livenessProbe", "readinessProbe"):
+        if container.get(probe):
+            lines.append(f"    {probe[:-5].capitalize()}: {_probe(container[probe])}")
+    return lines
+
+
+def _state(state: Json) -> str:
+    for kind, detail in state.items():
+        parts = [f"exit code {detail['exitCode']}"] if "exitCode" in detail else []
+        parts += [str(detail[key]) for key in ("reason", "message") if detail.get(key)]
+        parts += [f"since {detail['startedAt']}"] if kind == "running" and detail.get("startedAt") else []
+        return kind + (f" ({'; '.join(parts)})" if parts else "")
+    return "waiting"
+
+
+def _probe(probe: Json) -> str:
+    if "httpGet" in probe:
+        get = probe["httpGet"]
+        what = f"GET {get.get('scheme', 'HTTP').lower()}://:{get['port']}{get.get('path', '/')}"
+    elif "tcpSocket" in probe:
+        what = f"TCP :{probe['tcpSocket']['port']}"
+    else:
+        what = f"exec {' '.join(probe.get('exec', {}).get('command', []))}"
+    return (
+        f"{what}, every {probe.get('periodSeconds', 10)}s within {probe.get('timeoutSeconds', 1)}s, "
+        f"fails after {probe.get('failureThreshold', 3)}"
+    )
+
+
+def _conditions(conditions: Sequence[Json]) -> list[str]:
+    if not conditions:
+        return ["  none yet"]
+    rows = [
+        ["  " + c["type"], c["status"], c.get("reason") or "-", c.get("message") or "-"] for c in conditions
+    ]
+    return table(["  TYPE", "STATUS", "REASON", "MESSAGE"], rows).splitlines()
+
+
+def _events(events: Sequence[Json], now: datetime) -> list[str]:
+    if not events:
+        return ["  none remembered"]
+    return ["  " + line for line in event_table(events, now).splitlines()]
+
+
+def event_table(events: Sequence[Json], now: datetime, *, pods_shown: bool = False) -> str:
+    """List events, oldest first."""
+    if not events:
+        return "No events remembered."
+    header = ["LAST", "COUNT", "TYPE", "REASON"] + (["POD"] if pods_shown else []) + ["MESSAGE"]
+    rows = [
+        [age(e["lastTime"], now), str(e["count"]), e["type"], e["reason"]]
+        + ([f"{e['namespace']}/{e['podName']}"] if pods_shown else [])
+        + [e["message"]]
+        for e in events
+    ]
+    return table(header, rows)
+
+
+def describe_service(service: Json, programmed: Json | None, proxy_error: str) -> str:
+    """Tell everything about a service, with where each port leads and why."""
+    spec = service["spec"]
+    selector = ", ".join(f"{k}={v}" for k, v in sorted(spec.get("selector", {}).items()))
+    lines = [
+        *_head(service["metadata"]),
+        f"Type:          {spec.get('type', 'ClusterIP')}",
+        f"Address:       {spec.get('clusterIP') or '-'}",
+        f"Selector:      {selector or '-'}",
+    ]
+    if programmed is None:
+        return "\n".join(
+            [*lines, f"Programmed:    not known ({proxy_error or 'the proxy does not have it yet'})"]
+        )
+    behind = int(programmed["programmedRevision"]) < int(programmed["decidedRevision"])
+    lines.append(
+        f"Programmed:    {'behind: ' + programmed['error'] if behind or programmed['error'] else 'yes'}"
+    )
+    lines.append("Ports:")
+    for port in programmed["ports"]:
+        lines += _programmed_port(port)
+    return "\n".join(lines)
+
+
+def _programmed_port(port: Json) -> list[str]:
+    node = f", every node address:{port['nodePort']}" if port["nodePort"] else ""
+    name = f" ({port['name']})" if port["name"] else ""
+    lines = [f"  {port['port']}/{port['protocol']}{name}{node}"]
+    if port["localhostError"]:
+        lines.append(f"    localhost: {port['localhostError']}")
+    if not port["endpoints"]:
+        lines.append("    no pod matches: connections are refused")
+    for endpoint in port["endpoints"]:
+        mark = "->" if endpoint["used"] else "  "
+        place = f"{endpoint['address']}:{endpoint['port']}" if endpoint["address"] else "no address"
+        why = endpoint["message"] or endpoint["reason"]
+        lines.append(f"    {mark} {place}  pod/{endpoint['podName']}  {why}".rstrip())
+    return lines
+
+
+def node(value: Json) -> str:
+    """Tell about the node."""
+    info = value["info"]
+    addresses = ", ".join(f"{a['address']} ({a['type']})" for a in value["addresses"])
+    lines = [
+        f"Name:          {value['name']}",
+        f"Addresses:     {addresses}",
+        f"Kubelet:       {info['kubeletVersion']}",
+        f"Runtime:       {info['containerRuntimeVersion']}",
+        f"System:        {info['osImage']}, kernel {info['kernelVersion']}, {info['architecture']}",
+        f"Capacity:      {_quantities(value['capacity'])}",
+        f"Allocatable:   {_quantities(value['allocatable'])}",
+        f"Pod addresses: {value['podCidr'] or '-'}",
+        f"Services:      {value['serviceCidr'] or '-'}",
+        "Conditions:",
+    ]
+    shown = [
+        {**c, "status": c["status"].removeprefix("CONDITION_STATUS_").capitalize()}
+        for c in value["conditions"]
+    ]
+    return "\n".join([*lines, *_conditions(shown)])
+
+
+def _quantities(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(values.items())) or "-"
