@@ -1,0 +1,223 @@
+"""Join sandboxes to the bridge: the blocking half of the pod network, owned by one thread.
+
+Intent, effect, record. `attach` first writes the lease (the intent; the veth's name follows from the
+sandbox's id), then changes links, then marks the lease as wired. `detach` first deletes the link, then the
+lease. Each may stop anywhere and be called again; what nobody calls for again is found by `collect`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from services.common.logs import get_logger
+from services.kubelet.cri.network import errors, ipam, links
+from services.kubelet.cri.network.config import BridgeConfig
+from services.kubelet.cri.network.leases import LeaseFile, replace_file
+from services.kubelet.cri.network.naming import (
+    PortMark,
+    bridge_mark,
+    mac_address,
+    parse_port_mark,
+    port_mark,
+    veth_name,
+)
+
+log = get_logger(__name__)
+
+_DEFAULT_MTU: Final = 1500
+
+
+class Wiring:
+    """Links and leases of one bridge. Not thread-safe: all calls come from one thread."""
+
+    def __init__(self, config: BridgeConfig) -> None:
+        self._config = config
+        self._file = LeaseFile(config.directory / "leases.json")
+        self._claim = config.directory / "bridge"
+        self._leases = ipam.Leases(config.pool)
+        self._mtu = config.mtu_bytes or _DEFAULT_MTU
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Take the state directory and load the leases; lost ones are rebuilt from the links' marks.
+
+        Raises `NetworkError` NETWORK_STATE_IN_USE, `OSError`.
+        """
+        self._config.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._take_lock()
+        loaded = self._file.load(self._config.pool)
+        self._leases = loaded if loaded is not None else self._rebuilt()
+
+    def close(self) -> None:
+        """Give the state directory back. Links and leases stay."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def ensure_bridge(self) -> tuple[str, ...]:
+        """Make the bridge whole and put stray veths back on it; return what stands in its way, for people.
+
+        Raises `NetworkError` LINK_NAME_TAKEN when a foreign link has its name.
+        """
+        config, name = self._config, self._config.bridge
+        found = links.find_link(name)
+        if found is None:
+            replace_file(self._claim, name.encode())
+        elif not self._owns(found):
+            raise errors.name_taken(name)
+        self._mtu = config.mtu_bytes or links.default_route_mtu() or _DEFAULT_MTU
+        links.ensure_bridge(
+            name,
+            gateway=config.gateway,
+            pool=config.pool,
+            mac=mac_address(config.gateway),
+            mtu=self._mtu,
+            alias=bridge_mark(name),
+        )
+        for port in self._ports():
+            if port.bridge != name:
+                links.ensure_port(port.name, bridge=name, alias=port.alias)
+        rivals = links.rival_routes(config.pool, bridge=name)
+        return tuple(f"The route {rival} takes addresses of the pod CIDR {config.pool}" for rival in rivals)
+
+    def attach(self, sandbox_id: str, pid: int, *, hostname: str) -> tuple[str, ...]:
+        """Give the network namespace of process `pid` its link; return the addresses."""
+        with _open_netns(sandbox_id, pid) as netns:
+            lease = self._allocate(sandbox_id, hostname)
+            name = veth_name(self._config.veth_prefix, sandbox_id)
+            if not links.paired(name, netns=netns):
+                self._pair(name, netns, lease.address)
+            alias = port_mark(PortMark(sandbox_id, lease.address, self._config.bridge))
+            links.ensure_port(name, bridge=self._config.bridge, alias=alias)
+            address = links.SandboxAddress(lease.address, self._config.pool, self._config.gateway)
+            links.configure_sandbox(netns, address)
+        self._save(ipam.confirm(self._leases, sandbox_id))
+        return (str(lease.address),)
+
+    def detach(self, sandbox_id: str) -> None:
+        """Remove the sandbox's link and release its address. Nothing to remove is no error."""
+        links.delete_link(veth_name(self._config.veth_prefix, sandbox_id))
+        self._save(ipam.release(self._leases, sandbox_id))
+
+    def addresses(self, sandbox_id: str) -> tuple[str, ...]:
+        """Return the addresses of a sandbox whose attach has ended well; () for any other."""
+        lease = self._leases.find(sandbox_id)
+        return (str(lease.address),) if lease is not None and lease.wired else ()
+
+    def attached(self) -> frozenset[str]:
+        """List the ids of all sandboxes with a lease or a marked link."""
+        marks = (parse_port_mark(port.alias) for port in self._ports())
+        return frozenset(self._leases.by_sandbox) | {mark.sandbox_id for mark in marks if mark}
+
+    def severed(self) -> tuple[str, ...]:
+        """List the sandboxes that were wired and whose link has gone: they need a new attach."""
+        names = {port.name for port in self._ports()}
+        wired = (lease.sandbox_id for lease in self._leases.by_sandbox.values() if lease.wired)
+        prefix = self._config.veth_prefix
+        return tuple(sandbox_id for sandbox_id in wired if veth_name(prefix, sandbox_id) not in names)
+
+    def collect(self, live: Collection[str]) -> tuple[str, ...]:
+        """Remove the links and leases of all sandboxes that are not `live`; return what was removed.
+
+        `live` must be complete: an empty collection removes everything.
+        """
+        gone = sorted(self.attached().difference(live))
+        for sandbox_id in gone:
+            self.detach(sandbox_id)
+        kept = {veth_name(self._config.veth_prefix, sandbox_id) for sandbox_id in live}
+        nameless = [port.name for port in self._ports() if port.name not in kept]
+        for name in nameless:
+            links.delete_link(name)
+        return (*gone, *nameless)
+
+    def remove_all(self) -> None:
+        """Remove every link, the bridge and the leases. What is foreign stays."""
+        self.collect(())
+        bridge = links.find_link(self._config.bridge)
+        if bridge is not None and self._owns(bridge):
+            links.delete_link(bridge.name)
+        self._file.remove()
+        self._claim.unlink(missing_ok=True)
+
+    def _allocate(self, sandbox_id: str, hostname: str) -> ipam.Lease:
+        leases, lease = ipam.allocate(self._leases, sandbox_id, hostname=hostname)
+        self._save(leases)
+        return lease
+
+    def _pair(self, name: str, netns: int, address: IPv4Address) -> None:
+        # Its other end is elsewhere when the sandbox was restarted.
+        links.delete_link(name)
+        if links.find_link(self._config.bridge) is None:
+            self.ensure_bridge()
+        mac = mac_address(address)
+        links.create_pair(name, bridge=self._config.bridge, netns=netns, mac=mac, mtu=self._mtu)
+
+    def _save(self, leases: ipam.Leases) -> None:
+        if leases is not self._leases:
+            self._file.save(leases)
+            self._leases = leases
+
+    def _rebuilt(self) -> ipam.Leases:
+        leases = ipam.Leases(self._config.pool)
+        for port in self._ports():
+            mark = parse_port_mark(port.alias)
+            if mark is not None:
+                leases = ipam.adopt(leases, ipam.Lease(mark.sandbox_id, mark.address, wired=True))
+        if leases.by_sandbox:
+            log.warning("Rebuilt lost address leases from links", lease_count=len(leases.by_sandbox))
+        return leases
+
+    def _ports(self) -> list[links.Port]:
+        """List the veths that are ours: named as ours, and on our bridge or marked for it."""
+        prefix, bridge = self._config.veth_prefix, self._config.bridge
+        veths = (link for link in links.list_links() if link.kind == "veth" and link.name.startswith(prefix))
+        return [veth for veth in veths if bridge in (veth.bridge, _marked_bridge(veth))]
+
+    def _owns(self, link: links.Port) -> bool:
+        if link.kind != "bridge":
+            return False
+        return link.alias == bridge_mark(link.name) or _read(self._claim) == link.name
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        lock = os.open(self._config.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            os.close(lock)
+            raise errors.in_use(str(self._config.directory)) from err
+        self._lock = lock
+
+
+@contextmanager
+def _open_netns(sandbox_id: str, pid: int) -> Iterator[int]:
+    """Open the network namespace of a process; it then outlives the process. Refuses the host's."""
+    try:
+        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as err:
+        raise errors.netns_gone(sandbox_id, pid) from err
+    try:
+        if os.path.samestat(os.fstat(netns), Path("/proc/thread-self/ns/net").stat()):
+            raise errors.netns_is_the_hosts(sandbox_id, pid)
+        yield netns
+    finally:
+        os.close(netns)
+
+
+def _marked_bridge(port: links.Port) -> str:
+    mark = parse_port_mark(port.alias)
+    return mark.bridge if mark else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
