@@ -142,7 +142,7 @@ def explain(error: Any) -> CliError:
         return CliError(
             f"Cannot reach the node: {message}",
             code=Exit.UNREACHABLE,
-            advice="Start it with `make up` or `docker-compose up -d`; `docker-compose ps` shows its services.",
+            advice="Start it with `make up`; `docker-compose ps` shows its services.",
         )
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return CliError(

@@ -107,6 +107,8 @@ class _Reader:
                 special["help" if word == "-h" else name] = ""
             elif not word.startswith("--") or (key not in self._fields and name != "config"):
                 self._unknown(word.partition("=")[0], [f"--{f.replace('_', '-')}" for f in self._fields])
+                if not has_value and rest and not rest[0].startswith("--"):
+                    rest.pop(0)  # Its value; a second fault about it would only confuse.
             elif not has_value and self._types.get(key) is bool:
                 values[key] = True
             elif not has_value and not rest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -105,7 +105,7 @@ class WatchHub(Generic[V]):
 
     async def watch(
         self, after_revision: int = 0, run_id: str = "", *, heartbeat_seconds: float = 10.0
-    ) -> AsyncIterator[Upserted[V] | Deleted | Bookmark]:
+    ) -> AsyncGenerator[Upserted[V] | Deleted | Bookmark, None]:
         """Yield the snapshot or the missed changes, a bookmark, then changes; bookmarks in quiet times.
 
         Raises `REVISION_COMPACTED` when `after_revision` cannot be resumed, and

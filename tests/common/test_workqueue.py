@@ -1,0 +1,93 @@
+"""What a handler of the work queue may rely on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from services.common.clock import SystemClock
+from services.common.workqueue import WorkQueue
+
+pytestmark = pytest.mark.asyncio
+
+
+async def handled(queue: WorkQueue, handler: Callable[[str], Awaitable[None]], done: asyncio.Event) -> None:
+    """Run the queue until `done`."""
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        runner = group.create_task(queue.run(handler, workers=4))
+        await done.wait()
+        runner.cancel()
+
+
+async def test_a_key_that_waits_is_handled_once() -> None:
+    """Adding again what waits changes nothing."""
+    queue, seen, done = WorkQueue(SystemClock()), [], asyncio.Event()
+    for key in ("a", "a", "b", "a"):
+        queue.add(key)
+
+    async def handler(key: str) -> None:
+        seen.append(key)
+        if len(seen) == 2:
+            done.set()
+
+    await handled(queue, handler, done)
+
+    assert sorted(seen) == ["a", "b"]
+
+
+async def test_one_key_is_never_handled_twice_at_a_time() -> None:
+    """A key added while it is handled runs once more, afterwards."""
+    queue, done = WorkQueue(SystemClock()), asyncio.Event()
+    running, most, runs = 0, 0, 0
+
+    async def handler(key: str) -> None:
+        nonlocal running, most, runs
+        running, runs = running + 1, runs + 1
+        most = max(most, running)
+        if runs == 1:
+            queue.add(key)
+            queue.add(key)
+        await asyncio.sleep(0)
+        running -= 1
+        if runs == 2:
+            done.set()
+
+    queue.add("a")
+    await handled(queue, handler, done)
+
+    assert (most, runs) == (1, 2)
+
+
+async def test_a_handler_that_raises_runs_again() -> None:
+    """A fault costs a delay, never the key."""
+    queue, done, attempts = WorkQueue(SystemClock()), asyncio.Event(), 0
+
+    async def handler(key: str) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise ValueError("not yet")
+        done.set()
+
+    queue.add("a")
+    await handled(queue, handler, done)
+
+    assert attempts == 3
+
+
+async def test_an_earlier_time_replaces_a_later_one() -> None:
+    """`add` does not wait for a timer that `add_after` set."""
+    queue, done, seen = WorkQueue(SystemClock()), asyncio.Event(), []
+
+    async def handler(key: str) -> None:
+        seen.append(key)
+        done.set()
+
+    queue.add_after("a", 3600)
+    queue.add_after("a", 0.01)
+    queue.add_after("a", 7200)
+    await handled(queue, handler, done)
+
+    assert seen == ["a"]
