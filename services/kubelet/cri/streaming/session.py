@@ -1,0 +1,66 @@
+"""What the streaming server needs of the engine: a running command and its streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class ExecStream(Enum):
+    """Which of a command's outputs bytes came from."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequest:
+    """What to run, or with an empty `command` attach to. With `tty`, error output joins the output."""
+
+    container_id: str
+    command: tuple[str, ...] = ()
+    tty: bool = False
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+
+
+class ExecSession(Protocol):
+    """One running command. The caller closes it, whatever happened."""
+
+    def output(self) -> AsyncIterator[tuple[ExecStream, bytes]]:
+        """Yield output in order until the command has ended. Nothing is read that is not asked for."""
+        ...
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Write to the standard input; waits while the command does not read.
+
+        Raises `ConnectionError` once the command has closed its input.
+        """
+        ...
+
+    async def close_stdin(self) -> None:
+        """End the standard input; the output goes on. May be repeated."""
+        ...
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the terminal's size in columns and rows."""
+        ...
+
+    async def exit_code(self) -> int:
+        """Return the exit code, once the output has ended."""
+        ...
+
+    async def close(self) -> None:
+        """Release the streams; a command that still runs is ended. May be repeated."""
+        ...
+
+
+class ExecBackend(Protocol):
+    """Starts commands in containers."""
+
+    async def open(self, request: StreamRequest) -> ExecSession:
+        """Start the command, or attach. Raises `TripodError` when the container does not run."""
+        ...
