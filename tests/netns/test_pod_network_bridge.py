@@ -344,6 +344,41 @@ async def test_a_route_into_the_pod_cidr_is_reported(node: None, config: BridgeC
     assert reason == f"The route 10.231.7.128/25 dev uplink takes addresses of the pod CIDR {CIDR}"
 
 
+async def test_where_docker_uses_the_legacy_tables_the_rules_go_there(config: BridgeConfig) -> None:
+    """The other back end stays empty: an accept there would not undo Docker's drop."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root; run the tests with sudo")
+    with netlab.host():
+        netlab.dockers_firewall("legacy")
+        before = netlab.run("iptables-legacy", "-S"), netlab.run("iptables-legacy", "-S", "-t", "nat")
+        with netlab.sandbox() as one, netlab.sandbox() as two:
+            async with running(config) as network:
+                await network.attach("one", one, hostname="one")
+                (second,) = await network.attach("two", two, hostname="two")
+                reached = netlab.pings(one, second)
+                legacy, nft = netlab.run("iptables-legacy-save"), netlab.run("iptables-nft-save")
+                await network.cleanup()
+
+        assert reached
+        assert len(_rules(legacy, "TT-NET")) == 5
+        assert _rules(nft, "TT-NET") == []
+        assert (
+            netlab.run("iptables-legacy", "-S"),
+            netlab.run("iptables-legacy", "-S", "-t", "nat"),
+        ) == before
+
+
+async def test_without_legacy_tables_the_legacy_program_is_never_run(
+    node: None, config: BridgeConfig
+) -> None:
+    """Running it creates its tables, which every packet would then pass."""
+    async with running(config) as network:
+        await network.ensure()
+        await network.cleanup()
+
+    assert netlab.run("cat", "/proc/net/ip_tables_names") == ""
+
+
 async def test_collect_removes_what_no_live_sandbox_owns(node: None, config: BridgeConfig) -> None:
     """Leases and links of the dead go, those of the living stay."""
     with netlab.sandbox() as one, netlab.sandbox() as two:

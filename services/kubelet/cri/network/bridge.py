@@ -118,7 +118,7 @@ class BridgeNetwork:
             await self._remove_firewall()
             await self._call("remove the links", self._wiring.remove_all)
             await self._call("restore the switches", self._sysctls.restore)
-        self._report(("The pod network has been removed",), ())
+        self._faults, self._warnings = ("The pod network has been removed",), ()
 
     async def _ensure_bridge(self) -> tuple[str, ...]:
         try:

@@ -112,7 +112,7 @@ def outside(network: str = "192.0.2", *, mtu: int = 1400) -> Iterator[int]:
         run("ip", "link", "del", "uplink")
 
 
-def dockers_firewall() -> None:
+def dockers_firewall(backend: str = "nft") -> None:
     """Write the rules that Docker Engine 20.10 writes, with its policy of DROP for forwarded packets."""
     feed = """*filter
 :FORWARD DROP [0:0]
@@ -138,7 +138,7 @@ COMMIT
 -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
 COMMIT
 """
-    run("iptables-nft-restore", text=feed)
+    run(f"iptables-{backend}-restore", text=feed)
 
 
 def snapshot() -> tuple[str, str, str, str]:
