@@ -1,0 +1,210 @@
+"""Composition root of the CRI server: the only place that knows its concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from tripod.cri.v1 import api_pb2 as pb
+from tripod.cri.v1 import api_pb2_grpc as pb_grpc
+
+from services.common.clock import Clock, SystemClock
+from services.common.errors import TripodError
+from services.common.grpcserver import GrpcServer, Limits, Listener, Servicer, build_server
+from services.common.logs import get_logger
+from services.common.security import socket_group
+from services.kubelet.cri import naming
+from services.kubelet.cri.config import CriConfig
+from services.kubelet.cri.convert import Host
+from services.kubelet.cri.docker_client import DockerClient
+from services.kubelet.cri.enginestream import EngineStreams
+from services.kubelet.cri.execution import DockerExec
+from services.kubelet.cri.image_service import ImageService
+from services.kubelet.cri.logs import LogKeeper
+from services.kubelet.cri.network.bridge import BridgeNetwork
+from services.kubelet.cri.network.config import BridgeConfig
+from services.kubelet.cri.runtime_service import RuntimeService
+from services.kubelet.cri.sandboxes import Holdings, Sandboxes
+from services.kubelet.cri.streaming.server import HttpStreamingServer
+
+log = get_logger(__name__)
+_UPKEEP_SECONDS = 10.0
+_ENGINE_RETRY_SECONDS = 1.0
+_CAP_SYS_RESOURCE = 24
+_API_VERSION = "1.41"
+
+
+def network_config(config: CriConfig) -> BridgeConfig:
+    """Take the pod network's settings."""
+    return BridgeConfig(
+        state_directory=config.state_directory,
+        bridge=config.bridge,
+        pod_cidr=config.pod_cidr,
+        chain_prefix=config.chain_prefix,
+        veth_prefix=config.veth_prefix,
+        proc_sys=config.proc_sys,
+    )
+
+
+class CriServer:
+    """The whole CRI server. `start`, then `upkeep` as a task, then `stop`; containers run on."""
+
+    def __init__(self, config: CriConfig, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._client = DockerClient(config.docker_host, deadline_seconds=config.engine_deadline_seconds)
+        self._network = BridgeNetwork(network_config(config))
+        self._stack = AsyncExitStack()
+        self._holdings = Holdings(self._client, config.node_name)
+        self._logs: LogKeeper | None = None
+        self._server: GrpcServer | None = None
+
+    async def start(self) -> None:
+        """Wait for the engine, take the network up, serve. Raises what makes serving impossible."""
+        api_version = await self._engine_version()
+        streams = EngineStreams(self._config.docker_host, api_version)
+        self._stack.push_async_callback(streams.close)
+        await self._network.start()
+        self._stack.push_async_callback(self._network.stop)
+        execution = DockerExec(self._client, streams)
+        streaming = HttpStreamingServer(execution)
+        await streaming.start()
+        self._stack.push_async_callback(streaming.stop)
+        self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
+        self._server = self._build(streams, execution, streaming, self._logs)
+        await self._server.start()
+        await self._server.set_serving(True)
+
+    def _build(
+        self, streams: EngineStreams, execution: DockerExec, streaming: HttpStreamingServer, logs: LogKeeper
+    ) -> GrpcServer:
+        host = Host(
+            self._config.node_name, self._config.pause_image, negative_oom_scores=_may_raise_resources()
+        )
+        sandboxes = Sandboxes(
+            self._client,
+            self._holdings,
+            self._network,
+            host,
+            pause_binary=self._config.pause_binary,
+            state_directory=self._config.state_directory,
+        )
+        runtime = RuntimeService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+            client=self._client,
+            streams=streams,
+            holdings=self._holdings,
+            sandboxes=sandboxes,
+            network=self._network,
+            logs=logs,
+            execution=execution,
+            streaming=streaming,
+            host=host,
+            clock=self._clock,
+        )
+        images = ImageService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+            self._client, self._clock, pull_deadline_seconds=self._config.pull_deadline_seconds
+        )
+        group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
+        services = pb.DESCRIPTOR.services_by_name
+        return build_server(
+            [
+                Servicer(
+                    services["RuntimeService"].full_name,
+                    lambda s: pb_grpc.add_RuntimeServiceServicer_to_server(runtime, s),
+                ),
+                Servicer(
+                    services["ImageService"].full_name,
+                    lambda s: pb_grpc.add_ImageServiceServicer_to_server(images, s),
+                ),
+            ],
+            listeners=[Listener(f"unix://{self._config.socket}", group)],
+            limits=Limits(concurrent_streams=1000, concurrent_rpcs=1000, default_deadline_seconds=1800.0),
+        )
+
+    async def _engine_version(self) -> str:
+        while True:
+            try:
+                version = await self._client.version()
+                least, most = str(version.get("MinAPIVersion", "1.12")), str(version["ApiVersion"])
+                return max((least, min((_API_VERSION, most), key=_order)), key=_order)
+            except TripodError as error:
+                log.warning(
+                    "Waiting for the engine", docker_host=self._config.docker_host, error=error.message
+                )
+                await self._clock.sleep(_ENGINE_RETRY_SECONDS)
+
+    async def run(self) -> None:
+        """Keep logs written and the network whole, until cancelled."""
+        assert self._logs is not None, "start comes first"
+        async with asyncio.TaskGroup() as group:
+            self._logs.bind(group)
+            group.create_task(self._upkeep())
+
+    async def _upkeep(self) -> None:
+        while True:
+            try:
+                await self._resume_logs()
+                await self._network.ensure()
+                await self._mend_links()
+            except TripodError as error:
+                log.warning("Could not look after the pods", reason=error.reason, error=error.message)
+            await self._clock.sleep(_UPKEEP_SECONDS)
+
+    async def _resume_logs(self) -> None:
+        """Write the output of every container that is known; following twice changes nothing."""
+        assert self._logs is not None
+        for item, record in await self._holdings.list(naming.CONTAINER):
+            if item["State"] != "created" and not self._logs.follows(item["Id"]):
+                inspected = await self._client.inspect(item["Id"])
+                tty = bool(inspected and inspected["Config"].get("Tty"))
+                self._logs.follow(item["Id"], record.log_path, tty=tty)
+
+    async def _mend_links(self) -> None:
+        """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""
+        owned = await self._holdings.list(naming.SANDBOX)
+        await self._network.collect({str(item["Id"]) for item, _ in owned})
+        running = {str(item["Id"]) for item, _ in owned if item["State"] == "running"}
+        for sandbox_id in set(await self._network.severed()) & running:
+            inspected = await self._client.inspect(sandbox_id)
+            if inspected and inspected["State"]["Pid"]:
+                await self._network.attach(sandbox_id, int(inspected["State"]["Pid"]), hostname="")
+
+    async def stop(self) -> None:
+        """Stop serving. Everything that runs, runs on."""
+        if self._server is not None:
+            await self._server.stop(2.0)
+        await self._stack.aclose()
+        self._client.close()
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _may_raise_resources() -> bool:
+    """Tell whether the host's first process, so the engine too, may have CAP_SYS_RESOURCE."""
+    try:
+        text = Path("/proc/1/status").read_text()
+    except OSError:
+        return False
+    bound = next((line.split()[1] for line in text.splitlines() if line.startswith("CapBnd:")), "0")
+    return bool(int(bound, 16) >> _CAP_SYS_RESOURCE & 1)
+
+
+async def cleanup(config: CriConfig) -> int:
+    """Remove every sandbox and container of ours, and the pod network. Returns how many were removed.
+
+    Works while nothing serves, and may be repeated.
+    """
+    client = DockerClient(config.docker_host, deadline_seconds=config.engine_deadline_seconds)
+    holdings = Holdings(client, config.node_name)
+    try:
+        containers = await holdings.list(naming.CONTAINER)
+        sandboxes = await holdings.list(naming.SANDBOX)
+        for item, _ in [*containers, *sandboxes]:
+            await client.remove(item["Id"])
+        await BridgeNetwork(network_config(config)).cleanup()
+        return len(containers) + len(sandboxes)
+    finally:
+        client.close()

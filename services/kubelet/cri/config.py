@@ -1,0 +1,28 @@
+"""Settings of the CRI server. In the kubelet's process the kubelet's own settings fill them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class CriConfig:
+    """Every knob of the CRI server."""
+
+    socket: Path = setting(Path("/run/tripod/cri.sock"), help="Unix socket to serve runtime.v1 on.")
+    state_directory: Path = setting(Path("/var/lib/tripod/cri"), help="Folder for leases and log cursors.")
+    docker_host: str = setting("unix:///var/run/docker.sock", help="Where the Docker Engine listens.")
+    node_name: str = setting("tripod", help="Owner mark of sandboxes and containers.")
+    pause_image: str = setting("tripod-pause:1", help="Image of the container that holds a sandbox.")
+    pause_binary: Path = setting(Path("/usr/bin/catatonit"), help="Static program to make that image from.")
+    bridge: str = setting("tripod0", help="Name of the pod network's bridge.")
+    pod_cidr: str = setting("10.201.0.0/24", help="Addresses of pods.")
+    chain_prefix: str = setting("TRIPOD", help="Prefix of our iptables chains.")
+    veth_prefix: str = setting("tp", help="Prefix of the host's ends of pod links.")
+    proc_sys: Path = setting(Path("/proc/sys"), help="Where sysctls can be written.")
+    engine_deadline_seconds: int = setting(60, help="Longest wait for one call to the engine.")
+    pull_deadline_seconds: int = setting(1800, help="Longest wait for one image.")
+    log_level: str = setting("info", help="debug, info, warning or error.")

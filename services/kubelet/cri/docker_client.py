@@ -1,0 +1,221 @@
+"""The Docker Engine: the one file that imports `docker`.
+
+docker-py is synchronous and its client is not safe to share between threads
+(docker-py issues 619 and 3229), so each worker thread has its own. Every call has
+a deadline and a CLIENT span; its errors become ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import docker
+import docker.errors
+import requests
+import urllib3
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from services.common import telemetry
+from services.kubelet.cri.errors import (
+    CriError,
+    EngineRefusedError,
+    EngineTimeoutError,
+    EngineUnreachableError,
+)
+
+T = TypeVar("T")
+Json = dict[str, Any]
+_WORKERS = 12
+
+
+class DockerClient:
+    """Calls one engine. `close` ends its threads."""
+
+    def __init__(self, host: str, *, deadline_seconds: int = 60) -> None:
+        self.host = host
+        self._deadline = deadline_seconds
+        self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="docker")
+        self._pulls = ThreadPoolExecutor(max_workers=4, thread_name_prefix="docker-pull")
+        self._local = threading.local()
+
+    def close(self) -> None:
+        """End the threads; calls that run are given up."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pulls.shutdown(wait=False, cancel_futures=True)
+
+    def _client(self) -> Any:
+        if not hasattr(self._local, "client"):
+            self._local.client = docker.APIClient(base_url=self.host, version="auto", timeout=self._deadline)
+        return self._local.client
+
+    async def _call(
+        self, name: str, act: Callable[[Any], T], *, deadline: float | None = None, pool: Any = None
+    ) -> T:
+        limit = deadline or self._deadline
+        with telemetry.span(f"docker {name}", kind=SpanKind.CLIENT) as span:
+            try:
+                context = contextvars.copy_context()
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(limit):
+                    return await loop.run_in_executor(pool or self._pool, context.run, self._act, name, act)
+            except TimeoutError as error:
+                raise EngineTimeoutError(name, limit) from error
+            except CriError as error:
+                span.set_status(Status(StatusCode.ERROR, f"{error.reason}: {error.message}"))
+                raise
+
+    def _act(self, name: str, act: Callable[[Any], T]) -> T:
+        try:
+            return act(self._client())
+        except docker.errors.APIError as error:
+            why = str(error.explanation or error)
+            status = error.status_code or 500
+            raise EngineRefusedError(name, status, why) from error
+        except (
+            docker.errors.DockerException,
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+        ) as error:
+            if isinstance(error, requests.Timeout):
+                raise EngineTimeoutError(name, self._deadline) from error
+            raise EngineUnreachableError(self.host, str(error)) from error
+
+    async def version(self) -> Json:
+        """Return the engine's versions."""
+        return await self._call("version", lambda c: dict(c.version()))
+
+    async def info(self) -> Json:
+        """Return what the engine says of itself."""
+        return await self._call("info", lambda c: dict(c.info()))
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> str:
+        """Create a container; returns its id."""
+        made = await self._call("containers.create", lambda c: c.create_container_from_config(config, name))
+        return str(made["Id"])
+
+    async def start(self, container_id: str) -> None:
+        """Start a container."""
+        await self._call("containers.start", lambda c: c.start(container_id))
+
+    async def stop(self, container_id: str, grace_seconds: int) -> None:
+        """Stop a container: its stop signal, then KILL. One that does not run is no error."""
+        await self._call(
+            "containers.stop",
+            lambda c: c.stop(container_id, timeout=grace_seconds),
+            deadline=grace_seconds + self._deadline,
+        )
+
+    async def kill(self, container_id: str) -> None:
+        """Kill a container. One that does not run is no error."""
+        try:
+            await self._call("containers.kill", lambda c: c.kill(container_id))
+        except EngineRefusedError as error:
+            if error.status != 409:
+                raise
+
+    async def remove(self, container_id: str) -> None:
+        """Remove a container with its anonymous volumes, by force. An absent one is no error."""
+        try:
+            await self._call(
+                "containers.remove", lambda c: c.remove_container(container_id, v=True, force=True)
+            )
+        except EngineRefusedError as error:
+            if error.status == 409 and "already in progress" in error.message:
+                return
+            if error.status != 404:
+                raise
+
+    async def inspect(self, container_id: str) -> Json | None:
+        """Return all about a container; None when there is none."""
+        try:
+            return await self._call("containers.inspect", lambda c: dict(c.inspect_container(container_id)))
+        except EngineRefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def containers(self, labels: list[str]) -> list[Json]:
+        """List containers, ended ones too, that carry every label (`name=value`)."""
+        return await self._call(
+            "containers.list", lambda c: list(c.containers(all=True, filters={"label": labels}))
+        )
+
+    async def update(self, container_id: str, values: Mapping[str, Any]) -> None:
+        """Change the resources of a container."""
+
+        def act(client: Any) -> None:
+            url = client._url("/containers/{0}/update", container_id)
+            client._result(client._post_json(url, data=dict(values)), True)
+
+        await self._call("containers.update", act)
+
+    async def exec_create(self, container_id: str, config: Mapping[str, Any]) -> str:
+        """Prepare a command in a container; returns its id."""
+
+        def act(client: Any) -> str:
+            url = client._url("/containers/{0}/exec", container_id)
+            made = client._result(client._post_json(url, data=dict(config)), True)
+            return str(made["Id"])
+
+        return await self._call("exec.create", act)
+
+    async def exec_inspect(self, exec_id: str) -> Json:
+        """Return the state of a command: `Running`, `ExitCode`, `Pid`."""
+        return await self._call("exec.inspect", lambda c: dict(c.exec_inspect(exec_id)))
+
+    async def exec_resize(self, exec_id: str, width: int, height: int) -> None:
+        """Set the size of a command's terminal."""
+        await self._call("exec.resize", lambda c: c.exec_resize(exec_id, height=height, width=width))
+
+    async def resize(self, container_id: str, width: int, height: int) -> None:
+        """Set the size of a container's terminal."""
+        await self._call("containers.resize", lambda c: c.resize(container_id, height=height, width=width))
+
+    async def images(self, name: str | None = None) -> list[Json]:
+        """List images, or those of one name."""
+        return await self._call("images.list", lambda c: list(c.images(name=name)))
+
+    async def image(self, name: str) -> Json | None:
+        """Return all about an image; None when there is none."""
+        try:
+            return await self._call("images.inspect", lambda c: dict(c.inspect_image(name)))
+        except EngineRefusedError as error:
+            if error.status in (400, 404):
+                return None
+            raise
+
+    async def pull(self, name: str, auth: Mapping[str, str] | None, deadline_seconds: float) -> None:
+        """Pull an image. Raises `EngineRefusedError` with the registry's words."""
+
+        def act(client: Any) -> None:
+            for line in client.pull(name, stream=True, decode=True, auth_config=dict(auth) if auth else None):
+                if "error" in line:
+                    raise EngineRefusedError("images.pull", 500, str(line["error"]))
+
+        await self._call("images.pull", act, deadline=deadline_seconds, pool=self._pulls)
+
+    async def remove_image(self, name: str) -> None:
+        """Remove an image with all its tags. An absent one is no error."""
+        try:
+            await self._call("images.remove", lambda c: c.remove_image(name, force=True))
+        except EngineRefusedError as error:
+            if error.status != 404:
+                raise
+
+    async def import_image(self, archive: bytes, name: str, changes: list[str]) -> None:
+        """Make an image from a tar archive. Raises `EngineRefusedError`."""
+
+        def act(client: Any) -> None:
+            repository, _, tag = name.rpartition(":")
+            answer = client.import_image_from_data(archive, repository=repository, tag=tag, changes=changes)
+            for line in str(answer).splitlines():
+                if "error" in json.loads(line):
+                    raise EngineRefusedError("images.import", 500, line)
+
+        await self._call("images.import", act)

@@ -1,0 +1,54 @@
+"""The engine's multiplexed streams: frames of an 8-byte header and a payload. Pure, sans-IO.
+
+Source: Docker Engine API, "Attach to a container", stream format: one byte of
+stream type (0 stdin, 1 stdout, 2 stderr), three zero bytes, the payload's length
+as 32 bits big endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+STDOUT = 1
+STDERR = 2
+_HEADER_BYTES = 8
+
+
+class FrameError(ValueError):
+    """Bytes that no engine sends."""
+
+
+class Demultiplexer:
+    """Cuts a byte stream, fed in any pieces, into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Take bytes and yield every frame that is whole: stream type and payload. Raises `FrameError`."""
+        self._buffer += data
+        while len(self._buffer) >= _HEADER_BYTES:
+            if self._buffer[0] > STDERR or self._buffer[1:4] != b"\0\0\0":
+                raise FrameError(f"not a frame header: {bytes(self._buffer[:8]).hex()}")
+            end = _HEADER_BYTES + int.from_bytes(self._buffer[4:8], "big")
+            if len(self._buffer) < end:
+                return
+            payload = bytes(self._buffer[_HEADER_BYTES:end])
+            kind = self._buffer[0]
+            del self._buffer[:end]
+            yield kind, payload
+
+
+class LineSplitter:
+    """Cuts the stream of a container with a terminal, which has no frames, into lines."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Take bytes and yield every whole line with its line feed, as standard output."""
+        self._buffer += data
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[: end + 1])
+            del self._buffer[: end + 1]
+            yield STDOUT, line

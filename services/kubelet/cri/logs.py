@@ -1,0 +1,182 @@
+"""Container output to CRI log files.
+
+One connection for each stream of a container reads `logs?follow=1` from the
+cursor; the file's own end is the cursor after a restart, so nothing is lost or
+doubled. The end of a follow means nothing until the container has stopped and
+reading again brings nothing (the engine may end one early while it rotates).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from services.common.errors import TripodError
+from services.common.logs import get_logger
+from services.kubelet.cri import logformat
+from services.kubelet.cri.docker_client import DockerClient
+from services.kubelet.cri.dockerstream import Demultiplexer, LineSplitter
+from services.kubelet.cri.enginestream import EngineStreams
+from services.kubelet.cri.logformat import Cursor, Skipper
+
+log = get_logger(__name__)
+_STREAMS = {1: "stdout", 2: "stderr"}
+_TAIL_BYTES = 1 << 20
+_RETRY_SECONDS = 0.2
+_DRAIN_SECONDS = 5.0
+
+
+class LogFile:
+    """One container's log file: entries are appended whole."""
+
+    def __init__(self, path: Path, cursor_file: Path) -> None:
+        self._path = path
+        self._cursor_file = cursor_file
+        self._descriptor = self._open()
+        self.cursors = {number: Cursor() for number in _STREAMS} | self._saved() | self._recover()
+
+    def _open(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def _recover(self) -> dict[int, Cursor]:
+        """Cut a torn last line off and read the cursors from what is left."""
+        size = os.fstat(self._descriptor).st_size
+        tail = os.pread(self._descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        torn = len(tail) - (tail.rfind(b"\n") + 1)
+        if torn:
+            os.ftruncate(self._descriptor, size - torn)
+        return logformat.cursors(tail)
+
+    def _saved(self) -> dict[int, Cursor]:
+        try:
+            values = json.loads(self._cursor_file.read_text())
+            return {int(number): Cursor(*value) for number, value in values.items()}
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def write(self, stream: int, entries: list[tuple[str, bytes]]) -> None:
+        """Append entries of one stream and move its cursor."""
+        os.write(self._descriptor, b"".join(logformat.entry(time, stream, line) for time, line in entries))
+        for time, _ in entries:
+            self.cursors[stream] = self.cursors[stream].after(time)
+
+    def reopen(self) -> None:
+        """Open the path anew after the file was moved away; the cursors are kept beside."""
+        self._cursor_file.parent.mkdir(parents=True, exist_ok=True)
+        values = {number: (cursor.time, cursor.count) for number, cursor in self.cursors.items()}
+        self._cursor_file.write_text(json.dumps(values))
+        os.close(self._descriptor)
+        self._descriptor = self._open()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def forget(self) -> None:
+        """Remove what was kept beside the file."""
+        self._cursor_file.unlink(missing_ok=True)
+
+
+class LogKeeper:
+    """Keeps the log files of all containers written. Runs in the server's TaskGroup."""
+
+    def __init__(self, client: DockerClient, streams: EngineStreams, directory: Path) -> None:
+        self._client = client
+        self._streams = streams
+        self._directory = directory
+        self._group: asyncio.TaskGroup | None = None
+        self._files: dict[str, LogFile] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def bind(self, group: asyncio.TaskGroup) -> None:
+        """Say in which group the readers run."""
+        self._group = group
+
+    def follow(self, container_id: str, path: str, *, tty: bool) -> None:
+        """Write a container's output to `path` until it has ended. Following twice changes nothing."""
+        if not path or container_id in self._tasks or self._group is None:
+            return
+        self._tasks[container_id] = self._group.create_task(self._follow(container_id, Path(path), tty=tty))
+
+    def follows(self, container_id: str) -> bool:
+        """Tell whether a container's output is written, or was to its end."""
+        return container_id in self._tasks
+
+    async def _follow(self, container_id: str, path: Path, *, tty: bool) -> None:
+        try:
+            file = LogFile(path, self._directory / f"{container_id}.json")
+        except OSError as error:
+            log.error(
+                "Could not open a log file", container_id=container_id, path=str(path), error=str(error)
+            )
+            return
+        self._files[container_id] = file
+        try:
+            async with asyncio.TaskGroup() as group:
+                for stream in (1,) if tty else (1, 2):
+                    group.create_task(self._pump(container_id, file, stream, tty=tty))
+        finally:
+            self._files.pop(container_id, None)
+            file.close()
+
+    async def _pump(self, container_id: str, file: LogFile, stream: int, *, tty: bool) -> None:
+        while True:
+            try:
+                await self._read(container_id, file, stream, follow=True, tty=tty)
+                if await self._ended(container_id):
+                    if not await self._read(container_id, file, stream, follow=False, tty=tty):
+                        return
+                    continue
+            except (TripodError, OSError, ValueError) as error:
+                if getattr(error, "reason", "") == "ENGINE_NOT_FOUND":
+                    return
+                log.debug("Lost a log stream", container_id=container_id, error=str(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _ended(self, container_id: str) -> bool:
+        inspected = await self._client.inspect(container_id)
+        return inspected is None or inspected["State"]["Status"] in ("exited", "dead", "removing")
+
+    async def _read(self, container_id: str, file: LogFile, stream: int, *, follow: bool, tty: bool) -> int:
+        """Copy entries from the cursor on; returns how many were new."""
+        cursor = file.cursors[stream]
+        skipper, count = Skipper(cursor), 0
+        chunks = self._streams.logs(container_id, _STREAMS[stream], since=cursor.since(), follow=follow)
+        async for entries in _entries(chunks, tty=tty):
+            new = [entry for entry in entries if skipper.is_new(entry[0])]
+            if new:
+                file.write(stream, new)
+                count += len(new)
+        return count
+
+    def reopen(self, container_id: str) -> bool:
+        """Open a container's file anew; False when none is written."""
+        file = self._files.get(container_id)
+        if file is None:
+            return False
+        file.reopen()
+        return True
+
+    async def drain(self, container_id: str) -> None:
+        """Wait until an ended container's output is in its file, for a few seconds at most."""
+        task = self._tasks.get(container_id)
+        if task is not None:
+            await asyncio.wait({task}, timeout=_DRAIN_SECONDS)
+
+    def drop(self, container_id: str) -> None:
+        """Stop writing for a container that is gone."""
+        task = self._tasks.pop(container_id, None)
+        if task is not None:
+            task.cancel()
+        (self._directory / f"{container_id}.json").unlink(missing_ok=True)
+
+
+async def _entries(chunks: AsyncIterator[bytes], *, tty: bool) -> AsyncIterator[list[tuple[str, bytes]]]:
+    frames = LineSplitter() if tty else Demultiplexer()
+    async for chunk in chunks:
+        cut = [logformat.split(payload) for _, payload in frames.feed(chunk)]
+        yield [entry for entry in cut if entry is not None]
