@@ -1,0 +1,113 @@
+"""Documents to pods and services, validated and with defaults. Pure.
+
+Source: Kubernetes API reference, `Pod` v1 and `Service` v1, and the validation of
+kube-apiserver. Standalone, this is the only validation there is: what passes here
+is stored. UIDs, addresses and times are given later, by the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from services.common.errors import FieldViolation
+from services.kubelet.core import documents
+from services.kubelet.core.documents import DocumentError
+from services.kubelet.core.fields import DNS_LABEL, DNS_SUBDOMAIN, Faults, Fields, label_value_fault
+from services.kubelet.core.manifest_pod import read_pod_spec
+from services.kubelet.core.manifest_service import ServiceDraft, read_service_spec
+from services.kubelet.core.model import ObjectKey, PodSpec
+
+KINDS = ("Pod", "Service")
+_ANNOTATIONS_LIMIT_BYTES = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One object as a manifest asks for it."""
+
+    key: ObjectKey
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    spec: PodSpec | ServiceDraft
+    path: str
+
+
+def read(data: bytes) -> tuple[list[Draft], list[FieldViolation]]:
+    """Read a manifest: the objects, and every fault of every document.
+
+    A path begins with the object, such as `Pod web-1: spec.containers[0].image`.
+    """
+    try:
+        found = documents.read(data)
+    except DocumentError as error:
+        return [], [FieldViolation("manifest", str(error))]
+    if not found:
+        return [], [FieldViolation("manifest", "holds no object")]
+    drafts: list[Draft] = []
+    violations: list[FieldViolation] = []
+    for document in found:
+        draft, faults = _read_one(document.value, document.index)
+        violations += faults
+        drafts += [draft] if draft else []
+    return drafts, violations + _doubles(drafts)
+
+
+def _doubles(drafts: list[Draft]) -> list[FieldViolation]:
+    keys = [draft.key for draft in drafts]
+    again = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
+    return [
+        FieldViolation(str(key), "stands more than once in the manifest") for key in sorted(again, key=str)
+    ]
+
+
+def _read_one(value: Any, index: int) -> tuple[Draft | None, list[FieldViolation]]:
+    faults = Faults()
+    top = Fields(value, "", faults, known=("apiVersion", "kind", "metadata", "spec"), later={"status": ({},)})
+    kind = top.text("kind", required=True)
+    if kind and kind not in KINDS:
+        top.fault("kind", f"{kind!r} is not known; Tripod takes {' and '.join(KINDS)}")
+    elif top.text("apiVersion", required=True) not in ("v1", ""):
+        top.fault("apiVersion", f"{top.raw('apiVersion')!r} is not v1")
+    name, namespace, labels, annotations = _metadata(top, kind)
+    spec: PodSpec | ServiceDraft | None = None
+    if kind == "Pod":
+        spec = read_pod_spec(top.raw("spec"), faults)
+    elif kind == "Service":
+        spec = read_service_spec(top.raw("spec"), faults)
+    where = f"{kind or 'document'} {name or f'#{index + 1}'}"
+    found = [FieldViolation(f"{where}: {fault.field}", fault.description) for fault in faults.found]
+    if found or spec is None:
+        return None, found
+    return Draft(ObjectKey(kind, namespace, name), labels, annotations, spec, where), []
+
+
+def _metadata(top: Fields, kind: str) -> tuple[str, str, dict[str, str], dict[str, str]]:
+    meta = Fields(
+        top.raw("metadata"),
+        "metadata",
+        top.faults,
+        known=("name", "namespace", "labels", "annotations"),
+        later={
+            "generateName": ("",),
+            "finalizers": ([],),
+            "ownerReferences": ([],),
+            "managedFields": ([],),
+            "uid": ("",),
+            "resourceVersion": ("",),
+            "generation": (0,),
+            "creationTimestamp": (),
+            "deletionTimestamp": (),
+            "deletionGracePeriodSeconds": (),
+            "selfLink": ("",),
+        },
+    )
+    form = DNS_LABEL if kind == "Service" else DNS_SUBDOMAIN
+    what = "a DNS name of lower-case letters, digits and '-'" + ("" if kind == "Service" else " or '.'")
+    name = meta.text("name", required=True, form=form, what=what)
+    namespace = meta.text("namespace", "default", form=DNS_LABEL, what="a DNS label") or "default"
+    labels = meta.mapping("labels", values=label_value_fault)
+    annotations = meta.mapping("annotations")
+    if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT_BYTES:
+        meta.fault("annotations", f"hold more than {_ANNOTATIONS_LIMIT_BYTES} bytes")
+    return name, namespace, labels, annotations

@@ -1,0 +1,195 @@
+"""Pods and services as Kubernetes JSON. Pure. Reading what this writes gives the same value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from services.kubelet.core import quantity
+from services.kubelet.core.model import (
+    Container,
+    EmptyDir,
+    ExecAction,
+    HttpGet,
+    Pod,
+    PodSpec,
+    Probe,
+    Resources,
+    Service,
+    TcpSocket,
+    Volume,
+)
+
+Json = dict[str, Any]
+
+
+def rfc3339(moment: datetime | None) -> str | None:
+    """Write a time in whole seconds, as Kubernetes does; None for none."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+
+
+def pod(value: Pod, status: Mapping[str, Any] | None = None) -> Json:
+    """Write a pod, with its status where there is one."""
+    meta = _metadata(value)
+    if value.deletion_time:
+        meta["deletionTimestamp"] = rfc3339(value.deletion_time)
+        meta["deletionGracePeriodSeconds"] = value.deletion_grace_seconds
+    made: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(value.spec)}
+    return {**made, "status": dict(status)} if status is not None else made
+
+
+def _metadata(value: Pod | Service) -> Json:
+    return _kept(
+        {
+            "name": value.name,
+            "namespace": value.namespace,
+            "uid": value.uid,
+            "resourceVersion": str(value.revision),
+            "creationTimestamp": rfc3339(value.creation_time),
+            "labels": dict(value.labels),
+            "annotations": dict(value.annotations),
+        }
+    )
+
+
+def _kept(values: Json) -> Json:
+    """Leave out what is empty; false and zero stay."""
+    return {key: value for key, value in values.items() if value is not None and value not in ("", [], {})}
+
+
+def pod_spec(spec: PodSpec) -> Json:
+    """Write a pod's spec."""
+    return _kept(
+        {
+            "containers": [_container(container) for container in spec.containers],
+            "volumes": [_volume(volume) for volume in spec.volumes],
+            "restartPolicy": spec.restart_policy.value,
+            "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
+            "hostname": spec.hostname,
+        }
+    )
+
+
+def _container(value: Container) -> Json:
+    made = _kept(
+        {
+            "name": value.name,
+            "image": value.image,
+            "imagePullPolicy": value.image_pull_policy.value,
+            "command": list(value.command),
+            "args": list(value.args),
+            "workingDir": value.working_dir,
+            "env": [{"name": item.name, "value": item.value} for item in value.env],
+            "ports": [
+                _kept({"name": p.name, "containerPort": p.container_port, "protocol": p.protocol.value})
+                for p in value.ports
+            ],
+            "resources": _resources(value.resources),
+            "volumeMounts": [
+                {"name": m.name, "mountPath": m.mount_path, **({"readOnly": True} if m.read_only else {})}
+                for m in value.volume_mounts
+            ],
+            "livenessProbe": _probe(value.liveness_probe),
+            "readinessProbe": _probe(value.readiness_probe),
+        }
+    )
+    return {**made, **({"tty": True} if value.tty else {}), **({"stdin": True} if value.stdin else {})}
+
+
+def _resources(value: Resources) -> Json:
+    def amounts(cpu: int | None, memory: int | None) -> Json:
+        return _kept(
+            {
+                "cpu": quantity.format_millicores(cpu) if cpu is not None else None,
+                "memory": quantity.format_bytes(memory) if memory is not None else None,
+            }
+        )
+
+    return _kept(
+        {
+            "requests": amounts(value.cpu_request_millicores, value.memory_request_bytes),
+            "limits": amounts(value.cpu_limit_millicores, value.memory_limit_bytes),
+        }
+    )
+
+
+def _probe(value: Probe | None) -> Json | None:
+    if value is None:
+        return None
+    return {
+        **_action(value.action),
+        "initialDelaySeconds": value.initial_delay_seconds,
+        "periodSeconds": value.period_seconds,
+        "timeoutSeconds": value.timeout_seconds,
+        "successThreshold": value.success_threshold,
+        "failureThreshold": value.failure_threshold,
+    }
+
+
+def _action(value: HttpGet | TcpSocket | ExecAction) -> Json:
+    if isinstance(value, ExecAction):
+        return {"exec": {"command": list(value.command)}}
+    if isinstance(value, TcpSocket):
+        return {"tcpSocket": _kept({"port": value.port, "host": value.host})}
+    headers = [{"name": name, "value": text} for name, text in value.headers]
+    get = {
+        "port": value.port,
+        "path": value.path,
+        "scheme": value.scheme,
+        "host": value.host,
+        "httpHeaders": headers,
+    }
+    return {"httpGet": _kept(get)}
+
+
+def _volume(value: Volume) -> Json:
+    if isinstance(value.source, EmptyDir):
+        return {"name": value.name, "emptyDir": {}}
+    return {
+        "name": value.name,
+        "hostPath": _kept({"path": value.source.path, "type": value.source.type.value}),
+    }
+
+
+def service(value: Service) -> Json:
+    """Write a service."""
+    spec = _kept(
+        {
+            "type": value.type.value,
+            "clusterIP": value.cluster_ip or "None",
+            "selector": dict(value.selector),
+            "ports": [
+                _kept(
+                    {
+                        "name": p.name,
+                        "protocol": p.protocol.value,
+                        "port": p.port,
+                        "targetPort": p.target_port,
+                        "nodePort": p.node_port or None,
+                    }
+                )
+                for p in value.ports
+            ],
+            "sessionAffinity": "ClientIP" if value.affinity_timeout_seconds else "None",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": value.affinity_timeout_seconds}}
+            if value.affinity_timeout_seconds
+            else None,
+            "externalTrafficPolicy": "Local" if value.external_traffic_local else "Cluster",
+            "internalTrafficPolicy": "Local" if value.internal_traffic_local else "Cluster",
+        }
+    )
+    if value.publish_not_ready_addresses:
+        spec["publishNotReadyAddresses"] = True
+    return {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(value), "spec": spec}
+
+
+def differences(before: Any, after: Any, path: str = "spec") -> list[str]:
+    """List the paths at which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = sorted({*before, *after})
+        return [p for n in names for p in differences(before.get(n), after.get(n), f"{path}.{n}")]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [p for i, (x, y) in pairs for p in differences(x, y, f"{path}[{i}]")]
+    return [] if before == after else [path]

@@ -1,0 +1,113 @@
+"""What the kubelet says when it cannot do what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.common.errors import Code, FieldViolation, TripodError
+from services.kubelet.core.model import ObjectKey
+
+
+class KubeletError(TripodError):
+    """A call to the kubelet failed."""
+
+
+class ManifestError(KubeletError):
+    """A manifest that was refused as a whole; `violations` has every fault."""
+
+    def __init__(self, violations: Sequence[FieldViolation], source: str = "") -> None:
+        count = len(violations)
+        super().__init__(
+            f"{source or 'The manifest'} was refused, nothing was changed: {count} fault{'s' * (count != 1)}",
+            code=Code.INVALID_ARGUMENT,
+            reason="MANIFEST_INVALID",
+            violations=violations,
+            metadata={"source": source} if source else {},
+        )
+
+
+class ObjectNotFoundError(KubeletError):
+    """There is no such object."""
+
+    def __init__(self, key: ObjectKey) -> None:
+        super().__init__(
+            f"{key.kind.lower()}/{key.name} does not exist in namespace {key.namespace}",
+            code=Code.NOT_FOUND,
+            reason="OBJECT_NOT_FOUND",
+            metadata={"kind": key.kind, "namespace": key.namespace, "name": key.name},
+        )
+
+
+class ObjectTerminatingError(KubeletError):
+    """A pod of this name still stops; its name is free again when it is gone."""
+
+    def __init__(self, key: ObjectKey) -> None:
+        super().__init__(
+            f"pod/{key.name} is still stopping; apply again when it is gone "
+            f"(`tripod wait --for=delete pod/{key.name}`)",
+            code=Code.ABORTED,
+            reason="OBJECT_TERMINATING",
+            metadata={"namespace": key.namespace, "name": key.name},
+            retry_after_seconds=1.0,
+        )
+
+
+class StoreError(KubeletError):
+    """The store's file cannot be used."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"Cannot use the object store {path}: {why}; nothing was changed. Move the file away to begin anew, "
+            "or bring a copy back",
+            code=Code.DATA_LOSS,
+            reason="STORE_UNUSABLE",
+            metadata={"path": path},
+        )
+
+
+class PodNotFoundError(KubeletError):
+    """There is no such pod on this node."""
+
+    def __init__(self, namespace: str, name: str) -> None:
+        super().__init__(
+            f"pod/{name} does not exist in namespace {namespace}",
+            code=Code.NOT_FOUND,
+            reason="POD_NOT_FOUND",
+            metadata={"namespace": namespace, "name": name},
+        )
+
+
+class ContainerUnknownError(KubeletError):
+    """A pod has no container of that name."""
+
+    def __init__(self, pod: str, container: str, names: Sequence[str]) -> None:
+        known = ", ".join(names)
+        what = f"has no container {container!r}" if container else "has many containers; name one"
+        super().__init__(
+            f"pod/{pod} {what} ({known})",
+            code=Code.NOT_FOUND if container else Code.INVALID_ARGUMENT,
+            reason="CONTAINER_UNKNOWN",
+            metadata={"pod": pod, "container": container, "containers": known},
+        )
+
+
+class ContainerNotStartedError(KubeletError):
+    """A container has not started, so has neither log nor process."""
+
+    def __init__(self, pod: str, container: str, why: str) -> None:
+        super().__init__(
+            f"Container {container} of pod/{pod} {why}",
+            code=Code.FAILED_PRECONDITION,
+            reason="CONTAINER_NOT_STARTED",
+            metadata={"pod": pod, "container": container},
+        )
+
+
+def request_invalid(field: str, what: str) -> KubeletError:
+    """Say which field of a request cannot be used, and why."""
+    return KubeletError(
+        f"{field}: {what}",
+        code=Code.INVALID_ARGUMENT,
+        reason="REQUEST_INVALID",
+        violations=[FieldViolation(field, what)],
+    )

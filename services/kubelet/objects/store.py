@@ -1,0 +1,426 @@
+"""The objects of a standalone node: validated, completed, stored, watched.
+
+One writer at a time; readers see frozen values in memory. A change is written to
+the file first, then shown, so what anyone has seen survives a kill. Implements the
+kubelet's `PodSource`, `ServiceSource` and `ObjectDeleter`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from services.common.clock import Clock
+from services.common.errors import FieldViolation
+from services.common.watch import Bookmark, WatchHub
+from services.kubelet.core import manifest, render
+from services.kubelet.core.allocate import Ranges, Taken, allocate
+from services.kubelet.core.manifest import Draft
+from services.kubelet.core.manifest_service import HEADLESS, ServiceDraft
+from services.kubelet.core.model import ObjectKey, Pod, PodSpec, PodUid, Service
+from services.kubelet.errors import ManifestError, ObjectTerminatingError, StoreError
+from services.kubelet.objects.database import Database, Row
+
+T = TypeVar("T")
+StoredObject = Pod | Service
+
+
+class Result(Enum):
+    """What applying did with an object."""
+
+    CREATED = "created"
+    CONFIGURED = "configured"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One object of a manifest and what was done with it."""
+
+    value: StoredObject
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object and the file it came from; the origin is empty for one that was applied."""
+
+    value: StoredObject
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What one apply would do."""
+
+    upserts: tuple[Entry, ...]
+    terminating: tuple[Entry, ...]
+    deletes: tuple[ObjectKey, ...]
+    applied: tuple[Applied, ...]
+
+
+class ObjectStore:
+    """Every object of the node. `open` first; belongs to one event loop."""
+
+    def __init__(self, path: Path, ranges: Ranges, clock: Clock, *, run_id: str) -> None:
+        self._database = Database(path)
+        self._ranges = ranges
+        self._clock = clock
+        self._entries: dict[ObjectKey, Entry] = {}
+        self._revision = 0
+        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="objects")
+        self.pod_hub: WatchHub[Pod] = WatchHub(run_id)
+        self.service_hub: WatchHub[Service] = WatchHub(run_id)
+
+    @property
+    def revision(self) -> int:
+        """The last revision: that of the newest change."""
+        return self._revision
+
+    async def open(self) -> None:
+        """Read the file. Raises `StoreError`."""
+        rows, self._revision = await self._in_thread(self._database.open)
+        try:
+            entries = [_entry(row) for row in rows]
+        except (ValueError, KeyError) as error:
+            raise StoreError("rows", f"an object cannot be read: {error}") from error
+        for entry in sorted(entries, key=lambda e: e.value.revision):
+            self._show(entry, "")
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._in_thread(self._database.close)
+        self._thread.shutdown(wait=True)
+
+    async def _in_thread(self, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    def get(self, key: ObjectKey) -> Entry | None:
+        """Return one object; None when there is none."""
+        return self._entries.get(key)
+
+    def listing(self, kind: str, namespace: str = "") -> list[StoredObject]:
+        """List the objects of a kind by namespace and name."""
+        found = [
+            e.value for k, e in self._entries.items() if k.kind == kind and namespace in ("", k.namespace)
+        ]
+        return sorted(found, key=lambda value: (value.namespace, value.name))
+
+    def pods(self) -> Sequence[Pod]:
+        """Return every pod, those being deleted too."""
+        return list(self.pod_hub.snapshot().values())
+
+    def pod(self, uid: PodUid) -> Pod | None:
+        """Return one pod; None when it is gone."""
+        return self.pod_hub.get(uid)
+
+    def services(self) -> Sequence[Service]:
+        """Return every service."""
+        return list(self.service_hub.snapshot().values())
+
+    async def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
+        """Yield the UID and the cause (a `traceparent`) of each pod that changed, the present ones first."""
+        async for change in self.pod_hub.watch():
+            if not isinstance(change, Bookmark):
+                yield PodUid(change.key), change.traceparent
+
+    async def apply(
+        self, data: bytes, *, source: str = "", dry_run: bool = False, origin: str = "", traceparent: str = ""
+    ) -> list[Applied]:
+        """Apply a manifest: all of it, or nothing. What is stored already stays as it is.
+
+        With an `origin` (a file) the manifest is all that the file holds: objects of it
+        that are missing now are deleted, and a pod whose spec changed is replaced.
+        Raises `ManifestError` with every fault, `ObjectTerminatingError`, `StoreError`.
+        """
+        drafts, faults = await asyncio.to_thread(manifest.read, data)
+        if faults:
+            raise ManifestError(faults, source)
+        async with self._lock:
+            change = self._plan(drafts, source, origin)
+            if not dry_run:
+                await self._commit(change, traceparent)
+            return list(change.applied)
+
+    def _plan(self, drafts: Sequence[Draft], source: str, origin: str) -> _Change:
+        faults: list[FieldViolation] = []
+        upserts: list[Entry] = []
+        terminating: list[Entry] = []
+        applied: list[Applied] = []
+        planned = dict(self._entries)
+        for draft in drafts:
+            present = self._entries.get(draft.key)
+            if present is not None and (owner := _owned_by_another(present, draft, origin)):
+                faults.append(owner)
+                continue
+            value, wrong = self._complete(draft, present, planned, origin)
+            faults += wrong
+            if value is None:
+                continue
+            if (
+                isinstance(value, Pod)
+                and present
+                and isinstance(present.value, Pod)
+                and _stops(present, value)
+            ):
+                terminating.append(self._marked(present, None))
+                applied.append(Applied(present.value, Result.CONFIGURED))
+                continue
+            result = _result(present, value)
+            planned[draft.key] = Entry(value, origin)
+            applied.append(Applied(value, result))
+            if result is not Result.UNCHANGED or (present and present.origin != origin):
+                upserts.append(planned[draft.key])
+        if faults:
+            raise ManifestError(faults, source)
+        gone = self._missing(drafts, origin) if origin else []
+        return _Change(tuple(upserts), (*terminating, *gone), (), tuple(applied))
+
+    def _missing(self, drafts: Sequence[Draft], origin: str) -> list[Entry]:
+        """Return objects that this file held before and holds no more, as they are when deleted."""
+        kept = {draft.key for draft in drafts}
+        lost = [e for k, e in self._entries.items() if e.origin == origin and k not in kept]
+        return [self._marked(entry, None) for entry in lost]
+
+    def _complete(
+        self, draft: Draft, present: Entry | None, planned: Mapping[ObjectKey, Entry], origin: str
+    ) -> tuple[StoredObject | None, list[FieldViolation]]:
+        if isinstance(draft.spec, ServiceDraft):
+            return self._complete_service(draft, draft.spec, present, planned)
+        return self._complete_pod(draft, draft.spec, present, origin)
+
+    def _complete_pod(
+        self, draft: Draft, spec: PodSpec, present: Entry | None, origin: str
+    ) -> tuple[Pod | None, list[FieldViolation]]:
+        value = Pod(
+            uid=PodUid(str(uuid.uuid4())),
+            namespace=draft.key.namespace,
+            name=draft.key.name,
+            spec=spec,
+            labels=MappingProxyType(draft.labels),
+            annotations=MappingProxyType(draft.annotations),
+            creation_time=self._clock.now(),
+        )
+        if present is None or not isinstance(present.value, Pod):
+            return value, []
+        before = present.value
+        if before.deletion_time is not None and not origin:
+            raise ObjectTerminatingError(draft.key)
+        if before.spec == spec:
+            return replace(before, labels=value.labels, annotations=value.annotations), []
+        if origin:
+            return value, []
+        changed = render.differences(render.pod_spec(before.spec), render.pod_spec(spec))
+        what = "cannot be changed while the pod exists; `tripod delete` it first"
+        return None, [FieldViolation(f"{draft.path}: {path}", what) for path in changed]
+
+    def _complete_service(
+        self, draft: Draft, spec: ServiceDraft, present: Entry | None, planned: Mapping[ObjectKey, Entry]
+    ) -> tuple[Service | None, list[FieldViolation]]:
+        before = present.value if present and isinstance(present.value, Service) else None
+        others = [e.value for k, e in planned.items() if isinstance(e.value, Service) and k != draft.key]
+        taken = Taken(
+            addresses={other.cluster_ip for other in others if other.cluster_ip},
+            node_ports={(p.protocol, p.node_port) for other in others for p in other.ports if p.node_port},
+        )
+        complete, faults = allocate(
+            spec,
+            str(draft.key),
+            self._ranges,
+            taken,
+            present=_draft_of(before) if before else None,
+            path=draft.path,
+        )
+        return _service(draft, complete, before, self._clock.now()), faults
+
+    def _marked(self, entry: Entry, grace: int | None) -> Entry:
+        """Return a pod as it is once deleted; a service does not change."""
+        value = entry.value
+        if not isinstance(value, Pod):
+            return entry
+        seconds = value.spec.termination_grace_period_seconds if grace is None else grace
+        if value.deletion_time is not None:
+            seconds = min(seconds, value.deletion_grace_seconds or 0)
+        deletion_time = value.deletion_time or self._clock.now()
+        return replace(
+            entry, value=replace(value, deletion_time=deletion_time, deletion_grace_seconds=seconds)
+        )
+
+    async def delete(
+        self, keys: Sequence[ObjectKey], *, grace_seconds: int | None, traceparent: str = ""
+    ) -> list[ObjectKey]:
+        """Delete objects; pods get their deletion time. Returns those that existed. May be repeated.
+
+        Raises `ManifestError` for an object that a file of the manifest directory holds.
+        """
+        async with self._lock:
+            found = [key for key in dict.fromkeys(keys) if key in self._entries]
+            held = [key for key in found if self._entries[key].origin]
+            if held:
+                what = "it belongs to the manifest directory; remove it from {} instead"
+                raise ManifestError(
+                    [FieldViolation(str(key), what.format(self._entries[key].origin)) for key in held]
+                )
+            marked = [self._marked(self._entries[key], grace_seconds) for key in found]
+            pods = [e for e in marked if isinstance(e.value, Pod) and e != self._entries[e.value.key]]
+            services = tuple(e.value.key for e in marked if isinstance(e.value, Service))
+            await self._commit(_Change((), tuple(pods), services, ()), traceparent)
+            return found
+
+    async def delete_origin(self, origin: str) -> None:
+        """Delete everything that came from a file."""
+        async with self._lock:
+            lost = self._missing([], origin)
+            await self._commit(_Change((), tuple(lost), (), ()), "")
+
+    def origins(self) -> set[str]:
+        """Return the files from which objects came."""
+        return {entry.origin for entry in self._entries.values() if entry.origin}
+
+    async def finalize(self, uid: PodUid) -> None:
+        """Forget a pod that was deleted and of which nothing is left. May be repeated."""
+        async with self._lock:
+            pod = self.pod_hub.get(uid)
+            if pod is not None and pod.deletion_time is not None:
+                await self._commit(_Change((), (), (pod.key,), ()), "")
+
+    async def _commit(self, change: _Change, traceparent: str) -> None:
+        """Write a change, then show it."""
+        deletes = [
+            *change.deletes,
+            *(e.value.key for e in change.terminating if isinstance(e.value, Service)),
+        ]
+        changed = [*change.upserts, *(e for e in change.terminating if isinstance(e.value, Pod))]
+        if not changed and not deletes:
+            return
+        revision = self._revision
+        entries = []
+        for entry in changed:
+            revision += 1
+            entries.append(replace(entry, value=replace(entry.value, revision=revision)))
+        revision += len(deletes)
+        rows = [_row(entry) for entry in entries]
+        keys = [(key.kind, key.namespace, key.name) for key in deletes]
+        await asyncio.shield(self._in_thread(lambda: self._database.write(rows, keys, revision)))
+        self._revision = revision
+        for entry in entries:
+            self._show(entry, traceparent)
+        for key in deletes:
+            self._hide(key, traceparent)
+
+    def _show(self, entry: Entry, traceparent: str) -> None:
+        self._entries[entry.value.key] = entry
+        if isinstance(entry.value, Pod):
+            self.pod_hub.upsert(entry.value.uid, entry.value, traceparent)
+        else:
+            self.service_hub.upsert(entry.value.uid, entry.value, traceparent)
+
+    def _hide(self, key: ObjectKey, traceparent: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            hub: WatchHub[Any] = self.pod_hub if key.kind == "Pod" else self.service_hub
+            hub.delete(entry.value.uid, traceparent)
+
+
+def _owned_by_another(present: Entry, draft: Draft, origin: str) -> FieldViolation | None:
+    if present.origin == origin:
+        return None
+    if present.origin:
+        what = f"belongs to the manifest {present.origin}; change it there"
+    else:
+        what = "was applied by a call; delete it before a manifest of the directory may hold it"
+    return FieldViolation(draft.path, what)
+
+
+def _stops(present: Entry, value: Pod) -> bool:
+    """Tell whether a pod of a file must go before its new form can come."""
+    before = present.value
+    return isinstance(before, Pod) and (before.deletion_time is not None or before.uid != value.uid)
+
+
+def _result(present: Entry | None, value: StoredObject) -> Result:
+    if present is None:
+        return Result.CREATED
+    return Result.UNCHANGED if present.value == value else Result.CONFIGURED
+
+
+def _draft_of(value: Service) -> ServiceDraft:
+    return ServiceDraft(
+        type=value.type,
+        cluster_ip=value.cluster_ip or HEADLESS,
+        ports=value.ports,
+        selector=dict(value.selector),
+    )
+
+
+def _service(draft: Draft, spec: ServiceDraft, before: Service | None, now: datetime) -> Service:
+    return Service(
+        uid=before.uid if before else str(uuid.uuid4()),
+        namespace=draft.key.namespace,
+        name=draft.key.name,
+        cluster_ip="" if spec.cluster_ip == HEADLESS else spec.cluster_ip,
+        ports=spec.ports,
+        type=spec.type,
+        selector=MappingProxyType(spec.selector),
+        labels=MappingProxyType(draft.labels),
+        annotations=MappingProxyType(draft.annotations),
+        affinity_timeout_seconds=spec.affinity_timeout_seconds,
+        publish_not_ready_addresses=spec.publish_not_ready_addresses,
+        external_traffic_local=spec.external_traffic_local,
+        internal_traffic_local=spec.internal_traffic_local,
+        creation_time=before.creation_time if before else now,
+        revision=before.revision if before else 0,
+    )
+
+
+def _row(entry: Entry) -> Row:
+    value = entry.value
+    pod = value if isinstance(value, Pod) else None
+    body = render.pod(value) if isinstance(value, Pod) else render.service(value)
+    asked = {"name": value.name, "namespace": value.namespace}
+    asked |= {name: body["metadata"][name] for name in ("labels", "annotations") if name in body["metadata"]}
+    return Row(
+        kind=value.key.kind,
+        namespace=value.namespace,
+        name=value.name,
+        uid=value.uid,
+        revision=value.revision,
+        origin=entry.origin,
+        created=value.creation_time.isoformat() if value.creation_time else "",
+        deleted=pod.deletion_time.isoformat() if pod and pod.deletion_time else None,
+        grace=pod.deletion_grace_seconds if pod else None,
+        body=json.dumps({**body, "metadata": asked}),
+    )
+
+
+def _entry(row: Row) -> Entry:
+    drafts, faults = manifest.read(row.body.encode())
+    if faults:
+        raise ValueError(f"{row.kind} {row.name}: {faults[0].field}: {faults[0].description}")
+    draft, created = drafts[0], datetime.fromisoformat(row.created)
+    if isinstance(draft.spec, ServiceDraft):
+        made = _service(draft, draft.spec, None, created)
+        return Entry(replace(made, uid=row.uid, revision=row.revision), row.origin)
+    pod = Pod(
+        uid=PodUid(row.uid),
+        namespace=row.namespace,
+        name=row.name,
+        spec=draft.spec,
+        labels=MappingProxyType(draft.labels),
+        annotations=MappingProxyType(draft.annotations),
+        creation_time=created,
+        deletion_time=datetime.fromisoformat(row.deleted) if row.deleted else None,
+        deletion_grace_seconds=row.grace,
+        revision=row.revision,
+    )
+    return Entry(pod, row.origin)
