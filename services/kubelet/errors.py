@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.common.errors import Code, FieldViolation, TripodError
-from services.kubelet.core.model import ObjectKey
 
 
 class KubeletError(TripodError):
@@ -29,25 +28,25 @@ class ManifestError(KubeletError):
 class ObjectNotFoundError(KubeletError):
     """There is no such object."""
 
-    def __init__(self, key: ObjectKey) -> None:
+    def __init__(self, kind: str, namespace: str, name: str) -> None:
         super().__init__(
-            f"{key.kind.lower()}/{key.name} does not exist in namespace {key.namespace}",
+            f"{kind.lower()}/{name} does not exist in namespace {namespace}",
             code=Code.NOT_FOUND,
             reason="OBJECT_NOT_FOUND",
-            metadata={"kind": key.kind, "namespace": key.namespace, "name": key.name},
+            metadata={"kind": kind, "namespace": namespace, "name": name},
         )
 
 
 class ObjectTerminatingError(KubeletError):
     """A pod of this name still stops; its name is free again when it is gone."""
 
-    def __init__(self, key: ObjectKey) -> None:
+    def __init__(self, namespace: str, name: str) -> None:
         super().__init__(
-            f"pod/{key.name} is still stopping; apply again when it is gone "
-            f"(`tripod wait --for=delete pod/{key.name}`)",
+            f"pod/{name} is still stopping; apply again when it is gone "
+            f"(`tripod wait --for=delete pod/{name}`)",
             code=Code.ABORTED,
             reason="OBJECT_TERMINATING",
-            metadata={"namespace": key.namespace, "name": key.name},
+            metadata={"namespace": namespace, "name": name},
             retry_after_seconds=1.0,
         )
 
@@ -57,8 +56,8 @@ class StoreError(KubeletError):
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(
-            f"Cannot use the object store {path}: {why}; nothing was changed. Move the file away to begin anew, "
-            "or bring a copy back",
+            f"Cannot use the object store {path}: {why}; nothing was changed. "
+            "Move the file away to begin anew, or bring a copy back",
             code=Code.DATA_LOSS,
             reason="STORE_UNUSABLE",
             metadata={"path": path},

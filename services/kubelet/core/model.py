@@ -203,8 +203,8 @@ class Pod:
     namespace: str
     name: str
     spec: PodSpec
-    labels: Mapping[str, str] = field(default=EMPTY)
-    annotations: Mapping[str, str] = field(default=EMPTY)
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     creation_time: datetime | None = None
     deletion_time: datetime | None = None
     deletion_grace_seconds: int | None = None
@@ -244,9 +244,9 @@ class Service:
     cluster_ip: str
     ports: tuple[ServicePort, ...]
     type: ServiceType = ServiceType.CLUSTER_IP
-    selector: Mapping[str, str] = field(default=EMPTY)
-    labels: Mapping[str, str] = field(default=EMPTY)
-    annotations: Mapping[str, str] = field(default=EMPTY)
+    selector: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     affinity_timeout_seconds: int = 0
     publish_not_ready_addresses: bool = False
     external_traffic_local: bool = False

@@ -226,7 +226,8 @@ class Sandboxes:
         except OSError as error:
             raise CriError(
                 f"The pause image {self._host.pause_image} is missing, and {self._pause_binary}, from which "
-                f"to make it, cannot be read: {error.strerror}; install Debian's package catatonit or set pause_image",
+                f"to make it, cannot be read: {error.strerror}; "
+                "install Debian's package catatonit or set pause_image",
                 code=Code.FAILED_PRECONDITION,
                 reason="PAUSE_IMAGE_MISSING",
                 metadata={"image": self._host.pause_image},

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS objects (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object as stored. Times are ISO 8601 in UTC; `body` is its JSON; `origin` names a file, or is empty."""
+    """One object as stored: times in ISO 8601 and UTC, `body` as JSON, `origin` a file or empty."""
 
     kind: str
     namespace: str

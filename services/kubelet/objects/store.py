@@ -215,7 +215,7 @@ class ObjectStore:
             return value, []
         before = present.value
         if before.deletion_time is not None and not origin:
-            raise ObjectTerminatingError(draft.key)
+            raise ObjectTerminatingError(draft.key.namespace, draft.key.name)
         if before.spec == spec:
             return replace(before, labels=value.labels, annotations=value.annotations), []
         if origin:

@@ -66,7 +66,7 @@ class ObjectServicer(pb_grpc.ObjectServiceServicer):
         key = _key(request.ref, "ref")
         entry = self._store.get(key)
         if entry is None:
-            raise ObjectNotFoundError(key)
+            raise ObjectNotFoundError(key.kind, key.namespace, key.name)
         return pb.GetObjectResponse(object=self._json(entry.value))
 
     async def ListObjects(self, request: pb.ListObjectsRequest, context: Any) -> pb.ListObjectsResponse:
