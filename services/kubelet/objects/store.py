@@ -148,9 +148,14 @@ class ObjectStore:
             raise ManifestError(faults, source)
         async with self._lock:
             change = self._plan(drafts, source, origin)
-            if not dry_run:
-                await self._commit(change, traceparent)
-            return list(change.applied)
+            if dry_run:
+                return list(change.applied)
+            await self._commit(change, traceparent)
+            return [self._as_stored(item) for item in change.applied]
+
+    def _as_stored(self, item: Applied) -> Applied:
+        entry = self._entries.get(item.value.key)
+        return replace(item, value=entry.value) if entry else item
 
     def _plan(self, drafts: Sequence[Draft], source: str, origin: str) -> _Change:
         faults: list[FieldViolation] = []

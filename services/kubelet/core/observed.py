@@ -1,0 +1,73 @@
+"""What was seen of a pod at the runtime. Values only.
+
+An observation is complete or it is not made: an error never looks like an empty pod.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from services.kubelet.core.model import ContainerId, PodUid, SandboxId
+
+
+class RuntimeState(Enum):
+    """State of a container at the runtime."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedContainer:
+    """One instance of a container. `attempt` counts its restarts from 0."""
+
+    id: ContainerId
+    name: str
+    attempt: int
+    state: RuntimeState
+    sandbox_id: SandboxId
+    image: str = ""
+    image_id: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    log_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedSandbox:
+    """One sandbox of a pod. `attempt` counts from 0."""
+
+    id: SandboxId
+    attempt: int
+    ready: bool
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPod:
+    """A pod at the runtime: sandboxes and containers, the newest first."""
+
+    uid: PodUid
+    namespace: str = ""
+    name: str = ""
+    sandboxes: tuple[ObservedSandbox, ...] = ()
+    containers: tuple[ObservedContainer, ...] = ()
+
+    def sandbox(self) -> ObservedSandbox | None:
+        """Return the newest sandbox."""
+        return self.sandboxes[0] if self.sandboxes else None
+
+    def latest(self, name: str) -> ObservedContainer | None:
+        """Return the newest instance of a container."""
+        return next((c for c in self.containers if c.name == name), None)
+
+    def earlier(self, name: str) -> tuple[ObservedContainer, ...]:
+        """Return all instances of a container but the newest, the newest of them first."""
+        return tuple(c for c in self.containers if c.name == name)[1:]

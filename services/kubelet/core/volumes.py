@@ -1,0 +1,78 @@
+"""Where a pod's volumes and files lie, and what is mounted. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.kubelet.core.model import Container, EmptyDir, HostPathType, Pod, PodUid
+
+HOSTS_PATH = "/etc/hosts"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One bind mount."""
+
+    host_path: str
+    container_path: str
+    read_only: bool = False
+
+
+def pod_directory(state: Path, uid: PodUid) -> Path:
+    """Return the folder of a pod."""
+    return state / "pods" / uid
+
+
+def empty_dir(state: Path, uid: PodUid, name: str) -> Path:
+    """Return the folder of an emptyDir, as the kubelet lays it out."""
+    return pod_directory(state, uid) / "volumes" / "kubernetes.io~empty-dir" / name
+
+
+def hosts_file(state: Path, uid: PodUid) -> Path:
+    """Return the pod's /etc/hosts."""
+    return pod_directory(state, uid) / "etc-hosts"
+
+
+def log_directory(state: Path, pod: Pod) -> Path:
+    """Return the folder of a pod's logs."""
+    return state / "pod-logs" / f"{pod.namespace}_{pod.name}_{pod.uid}"
+
+
+def log_path(container: str, attempt: int) -> str:
+    """Return a container's log file within its pod's folder."""
+    return f"{container}/{attempt}.log"
+
+
+def directories(state: Path, pod: Pod) -> list[Path]:
+    """Return the folders that must be there before the pod's containers start."""
+    return [empty_dir(state, pod.uid, v.name) for v in pod.spec.volumes if isinstance(v.source, EmptyDir)]
+
+
+def host_directories(pod: Pod) -> list[str]:
+    """Return the host's folders that are to be made when they are missing."""
+    return [
+        volume.source.path
+        for volume in pod.spec.volumes
+        if not isinstance(volume.source, EmptyDir) and volume.source.type is HostPathType.DIRECTORY_OR_CREATE
+    ]
+
+
+def mounts(state: Path, pod: Pod, container: Container) -> list[Mount]:
+    """Return a container's mounts, with its hosts file unless it mounts one itself."""
+    sources = {volume.name: volume.source for volume in pod.spec.volumes}
+    found = []
+    for mount in container.volume_mounts:
+        source = sources[mount.name]
+        path = str(empty_dir(state, pod.uid, mount.name)) if isinstance(source, EmptyDir) else source.path
+        found.append(Mount(path, mount.mount_path, mount.read_only))
+    if all(mount.container_path != HOSTS_PATH for mount in found):
+        found.append(Mount(str(hosts_file(state, pod.uid)), HOSTS_PATH))
+    return found
+
+
+def hosts_text(hostname: str, addresses: tuple[str, ...]) -> str:
+    """Write a pod's /etc/hosts."""
+    lines = ["# Managed by Tripod.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    lines += [f"{address}\t{hostname}" for address in addresses]
+    return "\n".join(lines) + "\n"
