@@ -45,6 +45,7 @@ class CallRules:
     changing_methods: frozenset[str]
     token: Callable[[], str] | None
     default_deadline_seconds: float
+    tracer: trace.Tracer | None = None
 
 
 class Calls:
@@ -123,7 +124,7 @@ class _Call:
 
     def unary(self, behaviour: Any) -> Any:
         async def handle(request: Any, context: Any) -> Any:
-            with self._calls.running(), self._span() as span:
+            with self._calls.running(), telemetry.served_by(self._rules.tracer), self._span() as span:
                 story = _Story(self._method, context, span, quiet=self._quiet)
                 try:
                     self._check_token(context)
@@ -139,7 +140,7 @@ class _Call:
 
     def stream(self, behaviour: Any) -> Any:
         async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            with self._calls.running(), self._span() as span:
+            with self._calls.running(), telemetry.served_by(self._rules.tracer), self._span() as span:
                 story = _Story(self._method, context, span, quiet=self._quiet)
                 answers = behaviour(request, context)
                 if not inspect.isasyncgen(answers):

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
+from opentelemetry import trace
 
 from services.common.errors import Code, TripodError
 from services.common.grpcinterceptor import CallRules, Calls, ServerInterceptor
@@ -56,15 +57,16 @@ def build_server(
     token: Callable[[], str] | None = None,
     limits: Limits | None = None,
     reflect: bool = True,
+    tracer: trace.Tracer | None = None,
 ) -> GrpcServer:
     """Make a server that listens on nothing yet.
 
     `changing_methods` (such as `/tripod.kubelet.v1.ObjectService/ApplyObjects`) need the
-    token that `token` returns when they come over TCP.
+    token that `token` returns when they come over TCP. Spans go to `tracer`, where given.
     """
     limits = limits or Limits()
     calls = Calls()
-    rules = CallRules(changing_methods, token, limits.default_deadline_seconds)
+    rules = CallRules(changing_methods, token, limits.default_deadline_seconds, tracer)
     server = grpc.aio.server(
         interceptors=[ServerInterceptor(rules, calls)],
         options=_options(limits),

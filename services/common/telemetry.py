@@ -34,6 +34,8 @@ VERSION = "0.1.0"
 _propagator = TraceContextTextMapPropagator()
 _chosen_trace_id: ContextVar[int | None] = ContextVar("chosen_trace_id", default=None)
 _tracer = trace.get_tracer("tripod")
+# A part of the process that shows as a service of its own sets this for what it serves.
+_part_tracer: ContextVar[trace.Tracer | None] = ContextVar("part_tracer", default=None)
 
 
 class SpanRing(SpanProcessor):
@@ -86,11 +88,18 @@ class _ChosenIds(IdGenerator):
 class Telemetry:
     """The tracing of one process. Made once by `setup`; ended by `shutdown`."""
 
-    def __init__(self, provider: TracerProvider, ring: SpanRing, service_name: str, exporting: bool) -> None:
+    def __init__(self, provider: TracerProvider, processors: Sequence[SpanProcessor], ring: SpanRing) -> None:
         self.ring = ring
-        self.service_name = service_name
-        self.exporting = exporting
+        self.exporting = len(processors) > 1
         self._provider = provider
+        self._processors = processors
+
+    def part(self, service_name: str, *, node_name: str = "") -> trace.Tracer:
+        """Return a tracer for a part of this process that shows as a service of its own."""
+        provider = TracerProvider(id_generator=_ChosenIds(), resource=_resource(service_name, node_name))
+        for processor in self._processors:
+            provider.add_span_processor(processor)
+        return provider.get_tracer("tripod", VERSION)
 
     def shutdown(self, timeout_seconds: float = 2.0) -> None:
         """Flush what the exporter holds, for `timeout_seconds` at most; the rest is dropped."""
@@ -108,12 +117,11 @@ def setup(service_name: str, *, ring_capacity: int = 20_000, node_name: str = ""
     name = os.environ.get("OTEL_SERVICE_NAME") or service_name
     ring = SpanRing(ring_capacity)
     provider = TracerProvider(id_generator=_ChosenIds(), resource=_resource(name, node_name))
-    provider.add_span_processor(ring)
-    exporting = _export_wanted()
-    if exporting:
-        _add_exporter(provider)
+    processors: list[SpanProcessor] = [ring, *([_exporter()] if _export_wanted() else [])]
+    for processor in processors:
+        provider.add_span_processor(processor)
     _tracer = provider.get_tracer("tripod", VERSION)
-    return Telemetry(provider, ring, name, exporting)
+    return Telemetry(provider, processors, ring)
 
 
 def _resource(name: str, node_name: str) -> Resource:
@@ -140,16 +148,24 @@ def _export_wanted() -> bool:
     return bool(endpoint)
 
 
-def _add_exporter(provider: TracerProvider) -> None:
+def _exporter() -> SpanProcessor:
     # Imported here: it costs 35 MB and half a second.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     timeout = float(os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") or 2)
     delay = float(os.environ.get("OTEL_BSP_SCHEDULE_DELAY") or 1000)
-    provider.add_span_processor(
-        BatchSpanProcessor(OTLPSpanExporter(timeout=timeout), schedule_delay_millis=delay)
-    )
+    return BatchSpanProcessor(OTLPSpanExporter(timeout=timeout), schedule_delay_millis=delay)
+
+
+@contextmanager
+def served_by(tracer: trace.Tracer | None) -> Iterator[None]:
+    """Run a block whose spans belong to another service's tracer; None changes nothing."""
+    token = _part_tracer.set(tracer or _part_tracer.get())
+    try:
+        yield
+    finally:
+        _part_tracer.reset(token)
 
 
 def traceparent(span: Span | None = None) -> str:
@@ -184,7 +200,7 @@ def start_span(
     `parent` is a `traceparent`; None means the current span, an empty string a new root.
     """
     context = None if parent is None else context_of(parent)
-    return _tracer.start_span(
+    return (_part_tracer.get() or _tracer).start_span(
         name, context=context, kind=kind, attributes=attributes, links=_links(links), start_time=start_time_ns
     )
 

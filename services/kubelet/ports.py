@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from services.kubelet.core.model import ObjectKey, Pod, PodUid, Service
+from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe, SandboxId
+from services.kubelet.core.observed import ObservedPod
+from services.kubelet.core.resources import KernelResources
+from services.kubelet.core.volumes import Mount
 
 
 class PodSource(Protocol):
@@ -19,26 +23,178 @@ class PodSource(Protocol):
         """Return one pod; None when it is gone from the source."""
         ...
 
-    def changes(self) -> AsyncIterator[PodUid]:
-        """Yield the UID of each pod that changed, from now on. Never ends."""
+    def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
+        """Yield each pod that changed, with the `traceparent` of the cause; the present ones first."""
         ...
 
     async def finalize(self, uid: PodUid) -> None:
-        """Forget a pod whose deletion time is set and of which nothing is left. Idempotent."""
+        """Forget a pod whose deletion time is set and of which nothing is left. May be repeated."""
         ...
 
 
-class ServiceSource(Protocol):
-    """Where services come from."""
+@dataclass(frozen=True, slots=True)
+class SandboxConfig:
+    """What a sandbox is made from."""
 
-    def services(self) -> Sequence[Service]:
-        """Return every service."""
+    pod: Pod
+    attempt: int
+    hostname: str
+    log_directory: str
+    dns_servers: tuple[str, ...] = ()
+    dns_searches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerConfig:
+    """What a container is made from; `command` and `args` have their references replaced."""
+
+    pod: Pod
+    container: Container
+    attempt: int
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    environment: Mapping[str, str]
+    mounts: Sequence[Mount]
+    resources: KernelResources
+    log_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeCondition:
+    """One condition of the runtime."""
+
+    type: str
+    holds: bool
+    message: str = ""
+
+
+class Runtime(Protocol):
+    """A container runtime. Every call may be repeated; all raise `TripodError`."""
+
+    async def observe(self, uid: PodUid) -> ObservedPod:
+        """Return all of a pod that is there, completely."""
+        ...
+
+    async def list_pods(self) -> Mapping[PodUid, ObservedPod]:
+        """Return every pod that is there, without addresses and times."""
+        ...
+
+    async def create_sandbox(self, config: SandboxConfig) -> SandboxId:
+        """Make a ready sandbox."""
+        ...
+
+    async def stop_sandbox(self, sandbox: SandboxId) -> None:
+        """End a sandbox."""
+        ...
+
+    async def remove_sandbox(self, sandbox: SandboxId) -> None:
+        """Remove a sandbox and its containers."""
+        ...
+
+    async def image_present(self, image: str) -> bool:
+        """Tell whether an image is there."""
+        ...
+
+    async def pull_image(self, image: str) -> None:
+        """Pull an image."""
+        ...
+
+    async def create_container(self, sandbox: SandboxId, config: ContainerConfig) -> ContainerId:
+        """Create a container."""
+        ...
+
+    async def start_container(self, container: ContainerId) -> None:
+        """Start a created container."""
+        ...
+
+    async def stop_container(self, container: ContainerId, grace_seconds: int) -> None:
+        """Stop a container."""
+        ...
+
+    async def remove_container(self, container: ContainerId) -> None:
+        """Remove a container."""
+        ...
+
+    async def exec_sync(
+        self, container: ContainerId, command: Sequence[str], timeout_seconds: int
+    ) -> tuple[int, bytes]:
+        """Run a command to its end; returns its exit code and output. Raises `EXEC_TIMEOUT`."""
+        ...
+
+    async def exec_url(
+        self, container: ContainerId, command: Sequence[str], *, tty: bool, stdin: bool
+    ) -> str:
+        """Return a URL at which a command can be run with streams, once."""
+        ...
+
+    def changes(self) -> AsyncIterator[PodUid]:
+        """Yield each pod of which a container or sandbox changed, until the stream breaks."""
+        ...
+
+    async def version(self) -> str:
+        """Return name and version, such as `docker://20.10.24`."""
+        ...
+
+    async def conditions(self) -> Sequence[RuntimeCondition]:
+        """Return the runtime's conditions."""
         ...
 
 
-class ObjectDeleter(Protocol):
-    """Marks objects as deleted."""
+@dataclass(frozen=True, slots=True)
+class ProbeTarget:
+    """What a probe is sent to."""
 
-    async def delete(self, keys: Sequence[ObjectKey], *, grace_seconds: int | None) -> Sequence[ObjectKey]:
-        """Delete objects; a pod gets its deletion time. Returns those that existed. Idempotent."""
+    pod: Pod
+    container: Container
+    container_id: ContainerId
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOutcome:
+    """How one probe went; `message` says why it failed."""
+
+    success: bool
+    message: str = ""
+
+
+class ProbeRunner(Protocol):
+    """Runs one probe."""
+
+    async def run(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome:
+        """Run within the probe's time-out. Raises nothing but cancellation."""
+        ...
+
+
+class EventSink(Protocol):
+    """Takes what happens to pods."""
+
+    def emit(
+        self, pod: Pod, reason: str, message: str, *, container: str = "", warning: bool = False
+    ) -> None:
+        """Note an event."""
+        ...
+
+
+class PodFiles(Protocol):
+    """Makes and removes the folders of pods."""
+
+    async def prepare(self, pod: Pod) -> None:
+        """Make the folders of a pod's volumes."""
+        ...
+
+    async def write_hosts(self, pod: Pod, text: str) -> None:
+        """Write a pod's /etc/hosts, unless it says that already."""
+        ...
+
+    async def remove(self, pod: PodUid) -> None:
+        """Remove everything of a pod but its logs."""
+        ...
+
+    async def remove_logs(self, pod: Pod) -> None:
+        """Remove a pod's logs."""
+        ...
+
+    async def known(self) -> set[PodUid]:
+        """Return the pods that have folders."""
         ...

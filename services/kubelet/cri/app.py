@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from opentelemetry import trace
 from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
@@ -50,8 +51,11 @@ def network_config(config: CriConfig) -> BridgeConfig:
 class CriServer:
     """The whole CRI server. `start`, then `upkeep` as a task, then `stop`; containers run on."""
 
-    def __init__(self, config: CriConfig, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: CriConfig, clock: Clock | None = None, *, tracer: trace.Tracer | None = None
+    ) -> None:
         self._config = config
+        self._tracer = tracer
         self._clock = clock or SystemClock()
         self._client = DockerClient(config.docker_host, deadline_seconds=config.engine_deadline_seconds)
         self._network = BridgeNetwork(network_config(config))
@@ -119,6 +123,7 @@ class CriServer:
                 ),
             ],
             listeners=[Listener(f"unix://{self._config.socket}", group)],
+            tracer=self._tracer,
             limits=Limits(concurrent_streams=1000, concurrent_rpcs=1000, default_deadline_seconds=1800.0),
         )
 

@@ -1,0 +1,251 @@
+"""The runtime over the CRI. Implements the kubelet's `Runtime`; works with any CRI v1 server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+from tripod.cri.v1 import api_pb2 as pb
+from tripod.cri.v1 import api_pb2_grpc as pb_grpc
+
+from services.common.grpcclient import call, stream
+from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
+from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
+from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
+
+POD_UID_LABEL = "io.kubernetes.pod.uid"
+_STATES = {
+    pb.CONTAINER_CREATED: RuntimeState.CREATED,
+    pb.CONTAINER_RUNNING: RuntimeState.RUNNING,
+    pb.CONTAINER_EXITED: RuntimeState.EXITED,
+}
+_DEADLINE_SECONDS = 30.0
+_CREATE_SECONDS = 240.0
+_PULL_SECONDS = 1800.0
+
+
+class CriRuntime:
+    """Calls a CRI server over one channel, which its opener closes."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._runtime = pb_grpc.RuntimeServiceStub(channel)
+        self._images = pb_grpc.ImageServiceStub(channel)
+
+    async def observe(self, uid: PodUid) -> ObservedPod:
+        """Return all of a pod that is there."""
+        selector = {POD_UID_LABEL: uid}
+        wanted_sandboxes = pb.ListPodSandboxRequest(filter=pb.PodSandboxFilter(label_selector=selector))
+        wanted = pb.ListContainersRequest(filter=pb.ContainerFilter(label_selector=selector))
+        sandboxes = await self._call(self._runtime.ListPodSandbox, wanted_sandboxes)
+        containers = await self._call(self._runtime.ListContainers, wanted)
+        return ObservedPod(
+            uid=uid,
+            sandboxes=_newest([await self._sandbox(item) for item in sandboxes.items]),
+            containers=_newest_containers([await self._container(item) for item in containers.containers]),
+        )
+
+    async def _call(self, method: Any, request: Any, *, seconds: float = _DEADLINE_SECONDS) -> Any:
+        return await call(method, request, deadline_seconds=seconds)
+
+    async def _sandbox(self, item: pb.PodSandbox) -> ObservedSandbox:
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=item.id)
+        status = (await self._call(self._runtime.PodSandboxStatus, request)).status
+        addresses = [status.network.ip, *(more.ip for more in status.network.additional_ips)]
+        return ObservedSandbox(
+            id=SandboxId(item.id),
+            attempt=item.metadata.attempt,
+            ready=status.state == pb.SANDBOX_READY,
+            addresses=tuple(address for address in addresses if address),
+        )
+
+    async def _container(self, item: pb.Container) -> ObservedContainer:
+        request = pb.ContainerStatusRequest(container_id=item.id)
+        status = (await self._call(self._runtime.ContainerStatus, request)).status
+        return ObservedContainer(
+            id=ContainerId(item.id),
+            name=item.metadata.name,
+            attempt=item.metadata.attempt,
+            state=_STATES.get(status.state, RuntimeState.UNKNOWN),
+            sandbox_id=SandboxId(item.pod_sandbox_id),
+            image=status.image.image,
+            image_id=status.image_id or status.image_ref,
+            started_at=_time(status.started_at),
+            finished_at=_time(status.finished_at),
+            exit_code=status.exit_code,
+            reason=status.reason,
+            message=status.message,
+            log_path=status.log_path,
+        )
+
+    async def list_pods(self) -> Mapping[PodUid, ObservedPod]:
+        """Return every pod that is there."""
+        sandboxes = (await self._call(self._runtime.ListPodSandbox, pb.ListPodSandboxRequest())).items
+        containers = (await self._call(self._runtime.ListContainers, pb.ListContainersRequest())).containers
+        found: dict[PodUid, ObservedPod] = {}
+        for item in sandboxes:
+            uid = PodUid(item.metadata.uid)
+            seen = ObservedSandbox(SandboxId(item.id), item.metadata.attempt, item.state == pb.SANDBOX_READY)
+            before = found.get(uid)
+            found[uid] = ObservedPod(
+                uid=uid,
+                namespace=item.metadata.namespace,
+                name=item.metadata.name,
+                sandboxes=_newest([seen, *(before.sandboxes if before else ())]),
+                containers=_newest_containers(
+                    [_light(c) for c in containers if c.labels.get(POD_UID_LABEL) == uid]
+                ),
+            )
+        return found
+
+    async def create_sandbox(self, config: SandboxConfig) -> SandboxId:
+        """Make a ready sandbox."""
+        request = pb.RunPodSandboxRequest(config=_sandbox_config(config))
+        answer = await self._call(self._runtime.RunPodSandbox, request, seconds=_CREATE_SECONDS)
+        return SandboxId(answer.pod_sandbox_id)
+
+    async def stop_sandbox(self, sandbox: SandboxId) -> None:
+        """End a sandbox."""
+        request = pb.StopPodSandboxRequest(pod_sandbox_id=sandbox)
+        await self._call(self._runtime.StopPodSandbox, request, seconds=_CREATE_SECONDS)
+
+    async def remove_sandbox(self, sandbox: SandboxId) -> None:
+        """Remove a sandbox and its containers."""
+        request = pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox)
+        await self._call(self._runtime.RemovePodSandbox, request, seconds=_CREATE_SECONDS)
+
+    async def image_present(self, image: str) -> bool:
+        """Tell whether an image is there."""
+        request = pb.ImageStatusRequest(image=pb.ImageSpec(image=image))
+        return bool((await self._call(self._images.ImageStatus, request)).HasField("image"))
+
+    async def pull_image(self, image: str) -> None:
+        """Pull an image."""
+        request = pb.PullImageRequest(image=pb.ImageSpec(image=image))
+        await self._call(self._images.PullImage, request, seconds=_PULL_SECONDS)
+
+    async def create_container(self, sandbox: SandboxId, config: ContainerConfig) -> ContainerId:
+        """Create a container."""
+        request = pb.CreateContainerRequest(pod_sandbox_id=sandbox, config=_container_config(config))
+        answer = await self._call(self._runtime.CreateContainer, request, seconds=_CREATE_SECONDS)
+        return ContainerId(answer.container_id)
+
+    async def start_container(self, container: ContainerId) -> None:
+        """Start a created container."""
+        request = pb.StartContainerRequest(container_id=container)
+        await self._call(self._runtime.StartContainer, request, seconds=_CREATE_SECONDS)
+
+    async def stop_container(self, container: ContainerId, grace_seconds: int) -> None:
+        """Stop a container."""
+        request = pb.StopContainerRequest(container_id=container, timeout=grace_seconds)
+        await self._call(self._runtime.StopContainer, request, seconds=grace_seconds + _CREATE_SECONDS)
+
+    async def remove_container(self, container: ContainerId) -> None:
+        """Remove a container."""
+        request = pb.RemoveContainerRequest(container_id=container)
+        await self._call(self._runtime.RemoveContainer, request, seconds=_CREATE_SECONDS)
+
+    async def exec_sync(
+        self, container: ContainerId, command: Sequence[str], timeout_seconds: int
+    ) -> tuple[int, bytes]:
+        """Run a command to its end."""
+        request = pb.ExecSyncRequest(container_id=container, cmd=command, timeout=timeout_seconds)
+        answer = await self._call(self._runtime.ExecSync, request, seconds=timeout_seconds + 5.0)
+        return answer.exit_code, answer.stdout + answer.stderr
+
+    async def exec_url(
+        self, container: ContainerId, command: Sequence[str], *, tty: bool, stdin: bool
+    ) -> str:
+        """Return a URL at which a command can be run, once."""
+        request = pb.ExecRequest(
+            container_id=container, cmd=command, tty=tty, stdin=stdin, stdout=True, stderr=not tty
+        )
+        return str((await self._call(self._runtime.Exec, request)).url)
+
+    async def changes(self) -> AsyncIterator[PodUid]:
+        """Yield each pod of which something changed."""
+        async with stream(self._runtime.GetContainerEvents, pb.GetEventsRequest()) as events:
+            async for event in events:
+                yield PodUid(event.pod_sandbox_status.metadata.uid)
+
+    async def version(self) -> str:
+        """Return name and version."""
+        answer = await self._call(self._runtime.Version, pb.VersionRequest())
+        return f"{answer.runtime_name}://{answer.runtime_version}"
+
+    async def conditions(self) -> Sequence[RuntimeCondition]:
+        """Return the runtime's conditions."""
+        answer = await self._call(self._runtime.Status, pb.StatusRequest())
+        return [RuntimeCondition(c.type, c.status, c.message) for c in answer.status.conditions]
+
+
+def _newest(sandboxes: list[ObservedSandbox]) -> tuple[ObservedSandbox, ...]:
+    return tuple(sorted(sandboxes, key=lambda s: s.attempt, reverse=True))
+
+
+def _newest_containers(containers: list[ObservedContainer]) -> tuple[ObservedContainer, ...]:
+    return tuple(sorted(containers, key=lambda c: c.attempt, reverse=True))
+
+
+def _light(item: pb.Container) -> ObservedContainer:
+    return ObservedContainer(
+        id=ContainerId(item.id),
+        name=item.metadata.name,
+        attempt=item.metadata.attempt,
+        state=_STATES.get(item.state, RuntimeState.UNKNOWN),
+        sandbox_id=SandboxId(item.pod_sandbox_id),
+    )
+
+
+def _time(nanoseconds: int) -> datetime | None:
+    if nanoseconds <= 0:
+        return None
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=nanoseconds // 1000)
+
+
+def _labels(pod: Pod) -> dict[str, str]:
+    names = {"io.kubernetes.pod.name": pod.name, "io.kubernetes.pod.namespace": pod.namespace}
+    return {**pod.labels, **names, POD_UID_LABEL: pod.uid}
+
+
+def _sandbox_config(config: SandboxConfig) -> pb.PodSandboxConfig:
+    pod = config.pod
+    return pb.PodSandboxConfig(
+        metadata=pb.PodSandboxMetadata(
+            name=pod.name, uid=pod.uid, namespace=pod.namespace, attempt=config.attempt
+        ),
+        hostname=config.hostname,
+        log_directory=config.log_directory,
+        dns_config=pb.DNSConfig(servers=config.dns_servers, searches=config.dns_searches),
+        labels=_labels(pod),
+        annotations=pod.annotations,
+    )
+
+
+def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
+    wanted = config.resources
+    made = pb.ContainerConfig(
+        metadata=pb.ContainerMetadata(name=config.container.name, attempt=config.attempt),
+        image=pb.ImageSpec(image=config.container.image, user_specified_image=config.container.image),
+        command=config.command,
+        args=config.args,
+        working_dir=config.container.working_dir,
+        envs=[pb.KeyValue(key=key, value=value.encode()) for key, value in config.environment.items()],
+        mounts=[
+            pb.Mount(host_path=m.host_path, container_path=m.container_path, readonly=m.read_only)
+            for m in config.mounts
+        ],
+        labels={**_labels(config.pod), "io.kubernetes.container.name": config.container.name},
+        log_path=config.log_path,
+        tty=config.container.tty,
+        stdin=config.container.stdin,
+    )
+    resources = made.linux.resources
+    resources.cpu_shares = wanted.cpu_shares
+    resources.cpu_quota = wanted.cpu_quota_microseconds
+    resources.cpu_period = wanted.cpu_period_microseconds if wanted.cpu_quota_microseconds else 0
+    resources.memory_limit_in_bytes = wanted.memory_limit_bytes
+    resources.oom_score_adj = wanted.oom_score_adj
+    made.linux.security_context.namespace_options.pid = pb.CONTAINER
+    return made

@@ -1,0 +1,90 @@
+"""Folders of pods on the node's disk. Implements the kubelet's `PodFiles`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+from services.common.errors import Code
+from services.kubelet.core import volumes
+from services.kubelet.core.model import Pod, PodUid
+from services.kubelet.errors import KubeletError
+
+# Everyone may write in an emptyDir, as the kubelet has it: a pod may run as any user.
+_VOLUME_MODE = 0o777
+
+
+class DiskFiles:
+    """Works under the state directory, whose path is the same on the host."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+
+    async def prepare(self, pod: Pod) -> None:
+        """Make the folders of a pod's volumes."""
+        await asyncio.to_thread(self._prepare, pod)
+
+    def _prepare(self, pod: Pod) -> None:
+        try:
+            for directory in volumes.directories(self._state, pod):
+                if not directory.exists():
+                    directory.mkdir(parents=True)
+                    directory.chmod(_VOLUME_MODE)
+            volumes.pod_directory(self._state, pod.uid).mkdir(parents=True, exist_ok=True)
+            hosts = volumes.hosts_file(self._state, pod.uid)
+            if not hosts.exists():
+                hosts.write_text(volumes.hosts_text("", ()))
+        except OSError as error:
+            raise KubeletError(
+                f"Cannot make the folders of pod/{pod.name}: {error}",
+                code=Code.UNAVAILABLE,
+                reason="VOLUME_FAILED",
+            ) from error
+
+    async def write_hosts(self, pod: Pod, text: str) -> None:
+        """Write a pod's /etc/hosts in place: containers hold the file itself."""
+        await asyncio.to_thread(self._write_hosts, volumes.hosts_file(self._state, pod.uid), text)
+
+    def _write_hosts(self, path: Path, text: str) -> None:
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+    async def remove(self, pod: PodUid) -> None:
+        """Remove everything of a pod but its logs."""
+        await asyncio.to_thread(self._remove, volumes.pod_directory(self._state, pod))
+
+    async def remove_logs(self, pod: Pod) -> None:
+        """Remove a pod's logs."""
+        await asyncio.to_thread(self._remove, volumes.log_directory(self._state, pod))
+
+    def _remove(self, path: Path) -> None:
+        """Remove a folder; symbolic links in it are removed, never followed."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+    async def known(self) -> set[PodUid]:
+        """Return the pods that have folders."""
+        return await asyncio.to_thread(self._known)
+
+    def _known(self) -> set[PodUid]:
+        root = self._state / "pods"
+        return {PodUid(name) for name in os.listdir(root)} if root.is_dir() else set()  # noqa: PTH208  # names only
+
+
+def resolver(path: Path = Path("/etc/resolv.conf")) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the node's name servers and search domains; servers on loopback are of no use to a pod."""
+    servers: list[str] = []
+    searches: tuple[str, ...] = ()
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return (), ()
+    for line in lines:
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver" and not words[1].startswith(("127.", "::1")):
+            servers.append(words[1])
+        elif len(words) > 1 and words[0] == "search":
+            searches = tuple(words[1:])
+    return tuple(servers), searches

@@ -1,0 +1,80 @@
+"""Read a container's log file: from its end, from a time, or on and on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from services.kubelet.core.logs import LogEntry, parse, tail_offset
+
+_BLOCK_BYTES = 1 << 16
+_POLL_SECONDS = 0.1
+_LINE_LIMIT_BYTES = 1 << 20
+
+
+async def read(
+    path: Path,
+    *,
+    tail_lines: int | None,
+    since: str,
+    follow: Callable[[], Awaitable[bool]] | None,
+) -> AsyncIterator[LogEntry]:
+    """Yield entries, the oldest first.
+
+    `since` is a time in the entries' own form, or empty. `follow` says whether the
+    container may still write; None means that what is there is all. Raises `OSError`.
+    """
+    descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        offset = 0 if tail_lines is None else await asyncio.to_thread(_tail, descriptor, tail_lines)
+        rest = b""
+        while True:
+            may_grow = await follow() if follow else False
+            block = await asyncio.to_thread(os.pread, descriptor, _BLOCK_BYTES, offset)
+            offset += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                entry = parse(line)
+                if entry is not None and entry.time >= since:
+                    yield entry
+            if len(rest) > _LINE_LIMIT_BYTES:
+                rest = b""
+            if block:
+                continue
+            if not may_grow:
+                return
+            descriptor, offset = await _rotated(path, descriptor, offset)
+            await asyncio.sleep(_POLL_SECONDS)
+    finally:
+        os.close(descriptor)
+
+
+async def _rotated(path: Path, descriptor: int, offset: int) -> tuple[int, int]:
+    """Go on in a new file when the path holds another one."""
+    try:
+        fresh = await asyncio.to_thread(path.stat)
+    except OSError:
+        return descriptor, offset
+    if fresh.st_ino == os.fstat(descriptor).st_ino:
+        return descriptor, offset
+    opened = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    os.close(descriptor)
+    return opened, 0
+
+
+def _tail(descriptor: int, count: int) -> int:
+    """Find where the last lines begin, reading from the end."""
+    size = os.fstat(descriptor).st_size
+    if count <= 0:
+        return size
+    span = _BLOCK_BYTES
+    while True:
+        begin = max(0, size - span)
+        found = tail_offset(os.pread(descriptor, size - begin, begin), count)
+        if found is not None:
+            return begin + found
+        if begin == 0:
+            return 0
+        span *= 4

@@ -1,0 +1,103 @@
+"""Facts of the machine, from /proc, /etc and the kernel."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the node is. Memory and disk in bytes."""
+
+    hostname: str
+    address: str
+    cpu_count: int
+    memory_bytes: int
+    disk_bytes: int
+    kernel_version: str
+    os_image: str
+    architecture: str
+    machine_id: str
+    boot_id: str
+
+
+def read(state_directory: Path) -> Machine:
+    """Read the facts; what cannot be read is empty."""
+    return Machine(
+        hostname=socket.gethostname(),
+        address=_address(),
+        cpu_count=os.cpu_count() or 1,
+        memory_bytes=_meminfo("MemTotal"),
+        disk_bytes=shutil.disk_usage(_existing(state_directory)).total,
+        kernel_version=platform.release(),
+        os_image=_os_image(),
+        architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+        machine_id=_line("/etc/machine-id"),
+        boot_id=_line("/proc/sys/kernel/random/boot_id"),
+    )
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that can be had without swapping."""
+    return _meminfo("MemAvailable")
+
+
+def free_disk_bytes(state_directory: Path) -> int:
+    """Return what is free where the state lies."""
+    return shutil.disk_usage(_existing(state_directory)).free
+
+
+def process_share() -> float:
+    """Return the share of process ids in use, 0 to 1."""
+    try:
+        limit = int(_line("/proc/sys/kernel/pid_max"))
+        return int(_line("/proc/loadavg").split()[3].split("/")[1]) / limit
+    except (ValueError, IndexError, ZeroDivisionError):
+        return 0.0
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _address() -> str:
+    """Return the address that packets to the outside carry; 127.0.0.1 without any route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1: nothing is sent.
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _meminfo(name: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _os_image() -> str:
+    for place in ("/host/etc/os-release", "/etc/os-release"):
+        for line in _text(place).splitlines():
+            if line.startswith("PRETTY_NAME="):
+                return line.partition("=")[2].strip('"')
+    return platform.system()
+
+
+def _line(path: str) -> str:
+    return _text(path).strip()
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,93 @@
+"""Run probes: HTTP and TCP from the node to the pod's address, commands through the runtime.
+
+Source: the kubelet's probers: any HTTP status from 200 to 399 is success, redirects
+to other hosts are not followed, certificates are not checked, 10 KiB are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from services.common.errors import TripodError
+from services.kubelet.core.model import Container, ExecAction, HttpGet, Probe, TcpSocket
+from services.kubelet.ports import ProbeOutcome, ProbeTarget, Runtime
+
+_BODY_BYTES = 10 << 10
+_MESSAGE_CHARACTERS = 200
+
+
+class NetworkProbeRunner:
+    """Implements `ProbeRunner`. `close` ends its connections."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """End connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def run(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome:
+        """Run one probe within its time-out."""
+        try:
+            async with asyncio.timeout(probe.timeout_seconds):
+                return await self._act(probe, target)
+        except TimeoutError:
+            return ProbeOutcome(False, f"no answer within {probe.timeout_seconds} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return ProbeOutcome(False, str(error) or type(error).__name__)
+        except TripodError as error:
+            return ProbeOutcome(False, error.message)
+
+    async def _act(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome:
+        action = probe.action
+        if isinstance(action, HttpGet):
+            return await self._get(action, target)
+        if isinstance(action, TcpSocket):
+            return await _connect(action, target)
+        return await self._command(action, target, probe.timeout_seconds)
+
+    async def _get(self, action: HttpGet, target: ProbeTarget) -> ProbeOutcome:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(force_close=True, ssl=False, limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        host = action.host or target.address
+        url = f"{action.scheme.lower()}://{host}:{port_number(action.port, target.container)}{_path(action)}"
+        headers = {"User-Agent": "kube-probe/1.36", "Accept": "*/*", **dict(action.headers)}
+        async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
+            body = await answer.content.read(_BODY_BYTES)
+            if 200 <= answer.status < 400:
+                return ProbeOutcome(True)
+            text = body.decode(errors="replace").strip()[:_MESSAGE_CHARACTERS]
+            return ProbeOutcome(False, f"HTTP status {answer.status}" + (f": {text}" if text else ""))
+
+    async def _command(self, action: ExecAction, target: ProbeTarget, timeout_seconds: int) -> ProbeOutcome:
+        code, output = await self._runtime.exec_sync(target.container_id, action.command, timeout_seconds)
+        text = output.decode(errors="replace").strip()[:_MESSAGE_CHARACTERS]
+        return ProbeOutcome(
+            code == 0, "" if code == 0 else f"exit code {code}" + (f": {text}" if text else "")
+        )
+
+
+def _path(action: HttpGet) -> str:
+    return action.path if action.path.startswith("/") else f"/{action.path}"
+
+
+def port_number(port: int | str, container: Container) -> int:
+    """Resolve a port's name. Raises `ValueError`."""
+    if isinstance(port, int):
+        return port
+    for declared in container.ports:
+        if declared.name == port:
+            return declared.container_port
+    raise ValueError(f"no port is called {port!r}")
+
+
+async def _connect(action: TcpSocket, target: ProbeTarget) -> ProbeOutcome:
+    port = port_number(action.port, target.container)
+    _, writer = await asyncio.open_connection(action.host or target.address, port)
+    writer.close()
+    return ProbeOutcome(True)

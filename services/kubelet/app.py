@@ -1,0 +1,318 @@
+"""Composition root of the kubelet: the only place that knows its concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from contextlib import AsyncExitStack
+from functools import partial
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from tripod.kubelet.v1 import node_service_pb2_grpc as node_grpc
+from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
+from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
+
+from services.common import telemetry, traceserver
+from services.common.clock import Clock, SystemClock
+from services.common.errors import TripodError
+from services.common.grpcclient import open_channel
+from services.common.grpcserver import GrpcServer, Listener, Servicer, build_server
+from services.common.httpserver import HttpServer
+from services.common.lifecycle import supervise, until
+from services.common.logs import get_logger
+from services.common.security import load_or_create_token, socket_group
+from services.common.telemetry import Telemetry
+from services.common.watch import WatchHub
+from services.kubelet.adapters import machine
+from services.kubelet.adapters.cadvisor_client import CadvisorClient
+from services.kubelet.adapters.cri_client import CriRuntime
+from services.kubelet.adapters.files import DiskFiles, resolver
+from services.kubelet.adapters.probe_runner import NetworkProbeRunner
+from services.kubelet.config import KubeletConfig
+from services.kubelet.core import render
+from services.kubelet.core.allocate import Ranges
+from services.kubelet.core.node import NodeStatus, capacity
+from services.kubelet.core.status import PodStatus, StatePhase, to_kubernetes
+from services.kubelet.core.summary import Summary, summarize, to_json
+from services.kubelet.cri.app import CriServer
+from services.kubelet.cri.app import cleanup as cri_cleanup
+from services.kubelet.cri.config import CriConfig
+from services.kubelet.loops.actions import Actor, NodeFacts
+from services.kubelet.loops.eventlog import EventLog
+from services.kubelet.loops.housekeeping import Housekeeper
+from services.kubelet.loops.manifests import ManifestDirectory
+from services.kubelet.loops.node_status import NodeWatcher
+from services.kubelet.loops.pleg import RuntimeWatcher
+from services.kubelet.loops.prober import Prober
+from services.kubelet.loops.sync import PodWorkers
+from services.kubelet.objects.store import ObjectStore
+from services.kubelet.server import objects, pods
+from services.kubelet.server.nodes import NodeServicer
+from services.kubelet.server.objects import ObjectServicer
+from services.kubelet.server.pods import PodServicer
+from services.kubelet.web import Views, application
+
+log = get_logger(__name__)
+
+
+def cri_config(config: KubeletConfig) -> CriConfig:
+    """Take the settings of the CRI server in our process."""
+    return CriConfig(
+        socket=config.run_directory / "cri.sock",
+        state_directory=config.state_directory / "cri",
+        docker_host=config.docker_host,
+        node_name=node_name(config),
+        pause_image=config.pause_image,
+        bridge=config.bridge,
+        pod_cidr=config.pod_cidr,
+        chain_prefix=config.chain_prefix,
+        veth_prefix=config.veth_prefix,
+        proc_sys=config.proc_sys,
+        log_level=config.log_level,
+    )
+
+
+def node_name(config: KubeletConfig) -> str:
+    """Return the node's name."""
+    return config.node_name or socket.gethostname().lower()
+
+
+class Kubelet:
+    """All parts, joined. `run` starts them and ends them."""
+
+    def __init__(self, config: KubeletConfig, traces: Telemetry, clock: Clock | None = None) -> None:
+        self._config = config
+        self._traces = traces
+        self._clock = clock or SystemClock()
+        self._name = node_name(config)
+        self._machine = machine.read(config.state_directory)
+        run_id = secrets.token_hex(8)
+        state = config.state_directory
+        ranges = Ranges(IPv4Network(config.service_cidr))
+        self._store = ObjectStore(state / "kubelet.db", ranges, self._clock, run_id=run_id)
+        self._statuses: WatchHub[PodStatus] = WatchHub(run_id)
+        self._events = EventLog(self._clock, run_id)
+        self._stack = AsyncExitStack()
+        channel = open_channel(config.cri_endpoint or f"unix://{config.run_directory}/cri.sock")
+        stats_channel = open_channel(
+            config.cadvisor_address or f"unix://{config.run_directory}/cadvisor.sock"
+        )
+        self._stack.push_async_callback(channel.close, None)
+        self._stack.push_async_callback(stats_channel.close, None)
+        self._runtime = CriRuntime(channel)
+        self._cadvisor = CadvisorClient(stats_channel, config.cadvisor_metrics_url)
+        self._files = DiskFiles(state)
+        self._join()
+
+    def _join(self) -> None:
+        config, clock = self._config, self._clock
+        servers, searches = resolver()
+        facts = NodeFacts(config.state_directory, self._machine.memory_bytes, servers, searches)
+        actor = Actor(self._runtime, self._store, self._files, self._events, facts)
+        self._workers = PodWorkers(
+            source=self._store,
+            runtime=self._runtime,
+            actor=actor,
+            events=self._events,
+            clock=clock,
+            hub=self._statuses,
+            host_ip=self._machine.address,
+        )
+        self._probe_runner = NetworkProbeRunner(self._runtime)
+        self._stack.push_async_callback(self._probe_runner.close)
+        self._prober = Prober(self._probe_runner, self._events, clock, self._workers.probe_moved)
+        self._workers.bind(self._prober)
+        self._watcher = RuntimeWatcher(self._runtime, clock, self._workers.wake)
+        self._housekeeper = Housekeeper(self._store, self._runtime, self._files, clock)
+        directory = config.manifest_directory
+        manifests = directory if directory != Path() else config.state_directory / "manifests"
+        self._manifests = ManifestDirectory(manifests, self._store, clock)
+        self._node = NodeWatcher(
+            self._first_status(),
+            self._runtime,
+            clock,
+            measure=self._measure,
+            faults=self._faults,
+        )
+
+    def _first_status(self) -> NodeStatus:
+        facts = self._machine
+        amounts = capacity(facts.cpu_count, facts.memory_bytes, facts.disk_bytes)
+        return NodeStatus(
+            name=self._name,
+            capacity=amounts,
+            allocatable=amounts,
+            addresses=(("Hostname", facts.hostname), ("InternalIP", facts.address)),
+            info={
+                "kubelet_version": telemetry.VERSION,
+                "container_runtime_version": "",
+                "kernel_version": facts.kernel_version,
+                "os_image": facts.os_image,
+                "operating_system": "linux",
+                "architecture": facts.architecture,
+                "machine_id": facts.machine_id,
+                "boot_id": facts.boot_id,
+            },
+            pod_cidr=self._config.pod_cidr,
+            service_cidr=self._config.service_cidr,
+        )
+
+    def _measure(self) -> tuple[int, float, float]:
+        free = machine.free_disk_bytes(self._config.state_directory)
+        return (
+            machine.available_memory_bytes(),
+            free / max(1, self._machine.disk_bytes),
+            machine.process_share(),
+        )
+
+    def _faults(self) -> list[str]:
+        fault = self._watcher.fault()
+        return [fault] if fault else []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set. Pods run on."""
+        async with self._stack:
+            await self._store.open()
+            self._stack.push_async_callback(self._store.close)
+            group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
+            token = load_or_create_token(self._config.state_directory / "node-token", group=group)
+            server = self._server(group, token)
+            await server.start()
+            self._stack.push_async_callback(partial(server.stop, 3.0))
+            web = self._web()
+            await web.start()
+            self._stack.push_async_callback(web.stop)
+            await until(stop, self._work(server))
+
+    async def _work(self, server: GrpcServer) -> None:
+        """Run every loop; our own CRI server first."""
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            if not self._config.cri_endpoint:
+                cri = CriServer(
+                    cri_config(self._config),
+                    self._clock,
+                    tracer=self._traces.part("tripod-cri", node_name=self._name),
+                )
+                stack.push_async_callback(cri.stop)
+                await cri.start()
+                group.create_task(cri.run())
+            await self._learn_runtime()
+            group.create_task(self._prober.run())
+            await asyncio.sleep(0)
+            await self._node.look()
+            loops = {
+                "workers": self._workers.run,
+                "source": self._workers.follow_source,
+                "runtime-events": self._watcher.follow,
+                "runtime-relist": self._watcher.relist,
+                "housekeeping": self._housekeeper.run,
+                "manifests": self._manifests.run,
+                "node-status": self._node.run,
+            }
+            for name, loop in loops.items():
+                group.create_task(supervise(name, loop, clock=self._clock))
+            await server.set_serving(True)
+            log.info("Started the kubelet", node=self._name, state=str(self._config.state_directory))
+
+    async def _learn_runtime(self) -> None:
+        while True:
+            try:
+                version = await self._runtime.version()
+            except TripodError as error:
+                log.warning("Waiting for the runtime", error=error.message)
+                await self._clock.sleep(1.0)
+                continue
+            info = {**self._node.status.info, "container_runtime_version": version}
+            self._node.learn(info)
+            return
+
+    def _server(self, group: int | None, token: str) -> GrpcServer:
+        object_servicer = ObjectServicer(self._store, self._status_json, self._clock)
+        pod_servicer = PodServicer(
+            source=self._store,
+            runtime=self._runtime,
+            statuses=self._statuses,
+            events=self._events.hub,
+            remembered=lambda: list(self._events.events()),
+            clock=self._clock,
+        )
+        node_servicer = NodeServicer(lambda: self._node.status, self._summary)
+        listeners = [Listener(f"unix://{self._config.run_directory}/kubelet.sock", group)]
+        if self._config.listen:
+            listeners.append(Listener(self._config.listen))
+        package = "tripod.kubelet.v1"
+        return build_server(
+            [
+                Servicer(
+                    f"{package}.ObjectService",
+                    partial(object_grpc.add_ObjectServiceServicer_to_server, object_servicer),
+                ),
+                Servicer(
+                    f"{package}.PodService", partial(pod_grpc.add_PodServiceServicer_to_server, pod_servicer)
+                ),
+                Servicer(
+                    f"{package}.NodeService",
+                    partial(node_grpc.add_NodeServiceServicer_to_server, node_servicer),
+                ),
+                traceserver.servicer(self._traces.ring),
+            ],
+            listeners=listeners,
+            changing_methods=objects.CHANGING_METHODS | pods.CHANGING_METHODS,
+            token=lambda: token,
+        )
+
+    def _status_json(self, uid: str) -> dict[str, object] | None:
+        status = self._statuses.get(uid)
+        return to_kubernetes(status) if status else None
+
+    async def _summary(self) -> Summary:
+        statuses = list(self._statuses.snapshot().values())
+        try:
+            with telemetry.unrecorded():
+                stats = await self._cadvisor.stats()
+        except TripodError as error:
+            return summarize(self._name, statuses, None, f"cAdvisor does not answer: {error.message}")
+        return summarize(self._name, statuses, stats)
+
+    def _web(self) -> HttpServer:
+        async def summary() -> dict[str, object]:
+            return to_json(await self._summary())
+
+        views = Views(
+            healthy=self._node.fault,
+            pods=lambda: [render.pod(p, self._status_json(p.uid) or {}) for p in self._store.pods()],
+            spec=self._spec,
+            summary=summary,
+            cadvisor_metrics=self._cadvisor.metrics,
+            gauges=self._gauges,
+        )
+        host, _, port = self._config.http_listen.rpartition(":")
+        return HttpServer(application(views), host, int(port))
+
+    def _spec(self) -> dict[str, object]:
+        facts = self._machine
+        return {
+            "num_cores": facts.cpu_count,
+            "memory_capacity": facts.memory_bytes,
+            "machine_id": facts.machine_id,
+            "system_uuid": facts.machine_id,
+            "boot_id": facts.boot_id,
+        }
+
+    def _gauges(self) -> dict[str, float]:
+        statuses = self._statuses.snapshot().values()
+        running = [c for s in statuses for c in s.containers if c.state.phase is StatePhase.RUNNING]
+        return {
+            "kubelet_running_pods": sum(1 for s in statuses if s.pod_ips),
+            "kubelet_running_containers": len(running),
+            "kubelet_desired_pods": len(self._store.pods()),
+            "kubelet_sync_passes_total": self._workers.sync_count,
+            "kubelet_node_ready": float(self._node.ready()),
+        }
+
+
+async def cleanup(config: KubeletConfig) -> int:
+    """Remove every container of ours and the pod network; returns how many. Objects stay stored."""
+    return await cri_cleanup(cri_config(config))

@@ -1,0 +1,39 @@
+"""Settings of the kubelet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletConfig:
+    """Every knob of the kubelet and of the CRI server in its process."""
+
+    node_name: str = setting("", help="Name of the node; empty takes the host's name.")
+    state_directory: Path = setting(Path("/var/lib/tripod"), help="What must survive a restart.")
+    run_directory: Path = setting(Path("/run/tripod"), help="Unix sockets.")
+    manifest_directory: Path = setting(
+        Path(), help="Folder of manifests to run; empty means `manifests` in the state directory."
+    )
+    listen: str = setting("127.0.0.1:50051", help="Loopback address for gRPC; empty listens on none.")
+    http_listen: str = setting("127.0.0.1:10255", help="Loopback address for HTTP.")
+    docker_host: str = setting("unix:///var/run/docker.sock", help="Where the Docker Engine listens.")
+    cri_endpoint: str = setting(
+        "", help="A CRI server to use; empty runs our own on Docker, at cri.sock in the run directory."
+    )
+    pod_cidr: str = setting("10.201.0.0/24", help="Addresses of pods.")
+    service_cidr: str = setting("10.202.0.0/16", help="Addresses of services.")
+    bridge: str = setting("tripod0", help="Name of the pod network's bridge.")
+    chain_prefix: str = setting("TRIPOD", help="Prefix of our iptables chains.")
+    veth_prefix: str = setting("tp", help="Prefix of the host's ends of pod links.")
+    proc_sys: Path = setting(Path("/proc/sys"), help="Where sysctls can be written.")
+    pause_image: str = setting("tripod-pause:1", help="Image of the container that holds a sandbox.")
+    cadvisor_address: str = setting(
+        "", help="cAdvisor's gRPC address; empty means cadvisor.sock in the run directory."
+    )
+    cadvisor_metrics_url: str = setting("http://127.0.0.1:4194/metrics", help="cAdvisor's metrics page.")
+    log_level: str = setting("info", help="debug, info, warning or error.")
+    log_format: str = setting("auto", help="json, console or auto.")

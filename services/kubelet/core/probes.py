@@ -1,0 +1,42 @@
+"""Decide a probe's verdict from its outcomes. Pure.
+
+Source: Kubernetes "Configure Liveness, Readiness and Startup Probes": readiness
+begins with failure, liveness with success; a verdict moves only after the
+threshold's number of equal outcomes in a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from services.kubelet.core.model import Probe
+
+
+class ProbeKind(Enum):
+    """What a probe is for."""
+
+    LIVENESS = "Liveness"
+    READINESS = "Readiness"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeState:
+    """The verdict, the latest outcome and how often it came in a row."""
+
+    verdict: bool
+    last_outcome: bool | None = None
+    run_count: int = 0
+
+
+def initial(kind: ProbeKind) -> ProbeState:
+    """Return the state before any outcome."""
+    return ProbeState(verdict=kind is ProbeKind.LIVENESS)
+
+
+def step(state: ProbeState, outcome: bool, probe: Probe) -> ProbeState:
+    """Fold one outcome into the state; a different one begins the count anew."""
+    run_count = state.run_count + 1 if outcome is state.last_outcome else 1
+    needed = probe.success_threshold if outcome else probe.failure_threshold
+    verdict = outcome if run_count >= needed else state.verdict
+    return ProbeState(verdict, outcome, run_count)

@@ -1,0 +1,227 @@
+"""Carry out what `plan_pod` decided: one call to the runtime for each action."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from opentelemetry import trace
+
+from services.common import telemetry, telemetry_names
+from services.common.errors import TripodError
+from services.kubelet.core import env, plan, volumes
+from services.kubelet.core.manifest_pod import tag_is_latest
+from services.kubelet.core.model import Container, Pod, PullPolicy, SandboxId
+from services.kubelet.core.observed import ObservedPod
+from services.kubelet.core.plan import Action
+from services.kubelet.core.resources import kernel_resources
+from services.kubelet.core.status import Waiting
+from services.kubelet.ports import ContainerConfig, EventSink, PodFiles, PodSource, Runtime, SandboxConfig
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What the node gives to its pods."""
+
+    state_directory: Path
+    memory_bytes: int
+    dns_servers: tuple[str, ...] = ()
+    dns_searches: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a plan: who failed and why, who started, whether the pod is gone."""
+
+    failures: dict[str, Waiting]
+    started: set[str]
+    finalized: bool = False
+    acted: bool = False
+
+
+class Actor:
+    """Acts for all pods; keeps nothing between plans."""
+
+    def __init__(
+        self, runtime: Runtime, source: PodSource, files: PodFiles, events: EventSink, facts: NodeFacts
+    ) -> None:
+        self._runtime = runtime
+        self._source = source
+        self._files = files
+        self._events = events
+        self._facts = facts
+
+    async def apply(self, pod: Pod, observed: ObservedPod, actions: Sequence[Action]) -> Outcome:
+        """Carry a plan out in order. A container that fails is skipped; a sandbox that fails raises."""
+        outcome = Outcome({}, set())
+        sandbox = observed.sandbox()
+        sandbox_id = sandbox.id if sandbox else None
+        stops = [action for action in actions if isinstance(action, plan.StopContainer)]
+        if stops:
+            outcome.acted = True
+            await self._stop_all(pod, stops)
+        for action in actions:
+            match action:
+                case plan.StopContainer() | plan.WaitUntil():
+                    continue
+                case plan.CreateSandbox():
+                    outcome.acted = True
+                    sandbox_id = await self._create_sandbox(pod, action)
+                case plan.PullImage():
+                    await self._guarded(pod, action.container, outcome, self._pull(pod, action))
+                case plan.StartContainer():
+                    if action.container not in outcome.failures and sandbox_id is not None:
+                        outcome.acted = True
+                        starting = self._start(pod, sandbox_id, action)
+                        await self._guarded(pod, action.container, outcome, starting)
+                case plan.RemoveContainer():
+                    outcome.acted = True
+                    await self._runtime.remove_container(action.id)
+                case plan.StopSandbox():
+                    outcome.acted = True
+                    with telemetry.span(telemetry_names.SANDBOX_STOP, attributes={"reason": action.reason}):
+                        await self._runtime.stop_sandbox(action.id)
+                case plan.RemoveSandbox():
+                    outcome.acted = True
+                    await self._runtime.remove_sandbox(action.id)
+                case plan.Finalize():
+                    await self._finalize(pod)
+                    outcome.finalized = outcome.acted = True
+                case _:
+                    assert_never(action)
+        return outcome
+
+    async def _guarded(self, pod: Pod, container: str, outcome: Outcome, work: object) -> None:
+        try:
+            await work  # type: ignore[misc]  # a coroutine made in the line above
+        except _StartError as error:
+            outcome.failures[container] = Waiting(error.reason, error.message)
+        else:
+            if container not in outcome.failures:
+                outcome.started.add(container)
+
+    async def _stop_all(self, pod: Pod, stops: Sequence[plan.StopContainer]) -> None:
+        """Stop containers together, so that their graces overlap."""
+        async with asyncio.TaskGroup() as group:
+            for action in stops:
+                group.create_task(self._stop(pod, action))
+
+    async def _stop(self, pod: Pod, action: plan.StopContainer) -> None:
+        what = f"Stopping container {action.container}: {action.reason}"
+        self._events.emit(pod, "Killing", what, container=action.container)
+        attributes = {"k8s.container.name": action.container, "reason": action.reason}
+        with telemetry.span(telemetry_names.CONTAINER_STOP, attributes=attributes):
+            await self._runtime.stop_container(action.id, action.grace_seconds)
+
+    async def _create_sandbox(self, pod: Pod, action: plan.CreateSandbox) -> SandboxId:
+        with telemetry.span(telemetry_names.VOLUME_MOUNT):
+            await self._files.prepare(pod)
+        if action.attempt:
+            self._events.emit(pod, "SandboxChanged", f"Making a new sandbox: {action.reason}")
+        config = SandboxConfig(
+            pod=pod,
+            attempt=action.attempt,
+            hostname=hostname(pod),
+            log_directory=str(volumes.log_directory(self._facts.state_directory, pod)),
+            dns_servers=self._facts.dns_servers,
+            dns_searches=self._facts.dns_searches,
+        )
+        try:
+            with telemetry.span(telemetry_names.SANDBOX_CREATE, attributes={"reason": action.reason}):
+                return await self._runtime.create_sandbox(config)
+        except TripodError as error:
+            self._events.emit(pod, "FailedCreatePodSandBox", error.message, warning=True)
+            raise
+
+    async def _pull(self, pod: Pod, action: plan.PullImage) -> None:
+        with telemetry.span(telemetry_names.IMAGE_CHECK, attributes={"container.image.name": action.image}):
+            present = await self._runtime.image_present(action.image)
+        if action.policy is PullPolicy.NEVER and not present:
+            message = f"Image {action.image!r} is not there, and imagePullPolicy is Never"
+            self._events.emit(pod, "ErrImageNeverPull", message, container=action.container, warning=True)
+            raise _StartError("ErrImageNeverPull", message)
+        if present and action.policy is not PullPolicy.ALWAYS:
+            what = f"Container image {action.image!r} already present on machine"
+            self._events.emit(pod, "Pulled", what, container=action.container)
+            return
+        self._events.emit(pod, "Pulling", f"Pulling image {action.image!r}", container=action.container)
+        try:
+            with telemetry.span(
+                telemetry_names.IMAGE_PULL, attributes={"container.image.name": action.image}
+            ):
+                await self._runtime.pull_image(action.image)
+        except TripodError as error:
+            message = error.message + (_local_image_advice(action.image) if present else "")
+            self._events.emit(pod, "Failed", message, container=action.container, warning=True)
+            raise _StartError("ErrImagePull", message) from error
+        self._events.emit(pod, "Pulled", f"Pulled image {action.image!r}", container=action.container)
+
+    async def _start(self, pod: Pod, sandbox_id: SandboxId, action: plan.StartContainer) -> None:
+        spec = next(c for c in pod.spec.containers if c.name == action.container)
+        attributes: dict[str, str | int] = {
+            "k8s.container.name": spec.name,
+            "k8s.container.restart_count": action.attempt,
+        }
+        try:
+            with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
+                await self._refresh_hosts(pod)
+                config = self._container_config(pod, spec, action.attempt)
+                container_id = await self._runtime.create_container(sandbox_id, config)
+                self._events.emit(pod, "Created", f"Created container {spec.name}", container=spec.name)
+                trace.get_current_span().set_attribute("container.id", container_id)
+                await self._runtime.start_container(container_id)
+        except TripodError as error:
+            self._events.emit(pod, "Failed", error.message, container=spec.name, warning=True)
+            raise _StartError("RunContainerError", error.message) from error
+        self._events.emit(pod, "Started", f"Started container {spec.name}", container=spec.name)
+
+    async def _refresh_hosts(self, pod: Pod) -> None:
+        await self._files.prepare(pod)
+        observed = await self._runtime.observe(pod.uid)
+        sandbox = observed.sandbox()
+        text = volumes.hosts_text(hostname(pod), sandbox.addresses if sandbox else ())
+        await self._files.write_hosts(pod, text)
+
+    def _container_config(self, pod: Pod, spec: Container, attempt: int) -> ContainerConfig:
+        values = env.environment(spec.env)
+        return ContainerConfig(
+            pod=pod,
+            container=spec,
+            attempt=attempt,
+            command=tuple(env.expand(word, values) for word in spec.command),
+            args=tuple(env.expand(word, values) for word in spec.args),
+            environment=values,
+            mounts=volumes.mounts(self._facts.state_directory, pod, spec),
+            resources=kernel_resources(pod, spec, self._facts.memory_bytes),
+            log_path=volumes.log_path(spec.name, attempt),
+        )
+
+    async def _finalize(self, pod: Pod) -> None:
+        await self._files.remove(pod.uid)
+        await self._files.remove_logs(pod)
+        await self._source.finalize(pod.uid)
+
+
+class _StartError(Exception):
+    """A container's image or start failed."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+def hostname(pod: Pod) -> str:
+    """Return a pod's host name: what it asks for, or its name cut to 63 characters."""
+    return pod.spec.hostname or pod.name.split(".")[0][:63].rstrip("-.")
+
+
+def _local_image_advice(image: str) -> str:
+    why = "its tag is latest" if tag_is_latest(image) else "imagePullPolicy is Always"
+    return (
+        f". The image is there locally, but is pulled because {why}: "
+        "give it another tag, or set imagePullPolicy: IfNotPresent"
+    )

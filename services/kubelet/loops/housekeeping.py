@@ -1,0 +1,61 @@
+"""Remove what no pod of the source owns: pods at the runtime, and folders.
+
+Only on complete, fresh knowledge of both sides: an error removes nothing. A pod is
+an orphan when two looks in a row find it so.
+"""
+
+from __future__ import annotations
+
+from services.common import telemetry
+from services.common.clock import Clock
+from services.common.errors import TripodError
+from services.common.logs import get_logger
+from services.kubelet.core.model import PodUid
+from services.kubelet.core.observed import ObservedPod, RuntimeState
+from services.kubelet.ports import PodFiles, PodSource, Runtime
+
+log = get_logger(__name__)
+PERIOD_SECONDS = 5.0
+_GRACE_SECONDS = 2
+
+
+class Housekeeper:
+    """Cleans up for one node."""
+
+    def __init__(self, source: PodSource, runtime: Runtime, files: PodFiles, clock: Clock) -> None:
+        self._source = source
+        self._runtime = runtime
+        self._files = files
+        self._clock = clock
+        self._suspects: set[PodUid] = set()
+
+    async def run(self) -> None:
+        """Clean up every few seconds, for ever."""
+        while True:
+            try:
+                with telemetry.unrecorded():
+                    await self.clean()
+            except TripodError as error:
+                log.warning("Could not clean up", reason=error.reason, error=error.message)
+            await self._clock.sleep(PERIOD_SECONDS)
+
+    async def clean(self) -> None:
+        """Remove the orphans that the look before found already."""
+        listed = await self._runtime.list_pods()
+        folders = await self._files.known()
+        owned = {pod.uid for pod in self._source.pods()}
+        orphans = {*listed, *folders} - owned
+        for uid in sorted(orphans & self._suspects):
+            if uid in listed:
+                await self._remove(listed[uid])
+            await self._files.remove(uid)
+        self._suspects = orphans
+
+    async def _remove(self, pod: ObservedPod) -> None:
+        log.info("Removed a pod that nobody wants", pod=f"{pod.namespace}/{pod.name}", pod_uid=pod.uid)
+        for container in pod.containers:
+            if container.state is RuntimeState.RUNNING:
+                await self._runtime.stop_container(container.id, _GRACE_SECONDS)
+        for sandbox in pod.sandboxes:
+            await self._runtime.stop_sandbox(sandbox.id)
+            await self._runtime.remove_sandbox(sandbox.id)

@@ -1,0 +1,74 @@
+"""Look at the node every ten seconds: the runtime, memory, disk, processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from services.common import telemetry
+from services.common.clock import Clock
+from services.common.errors import TripodError
+from services.common.logs import get_logger
+from services.kubelet.core.node import Look, NodeStatus, judge
+from services.kubelet.ports import Runtime
+
+log = get_logger(__name__)
+PERIOD_SECONDS = 10.0
+Measure = Callable[[], tuple[int, float, float]]
+
+
+class NodeWatcher:
+    """Keeps the node's status. `measure` returns available memory, free disk share, process share."""
+
+    def __init__(
+        self,
+        status: NodeStatus,
+        runtime: Runtime,
+        clock: Clock,
+        *,
+        measure: Measure,
+        faults: Callable[[], list[str]],
+    ) -> None:
+        self.status = status
+        self._runtime = runtime
+        self._clock = clock
+        self._measure = measure
+        self._faults = faults
+
+    async def run(self) -> None:
+        """Look again and again."""
+        while True:
+            await self.look()
+            await self._clock.sleep(PERIOD_SECONDS)
+
+    async def look(self) -> None:
+        """Look once."""
+        memory, disk, processes = self._measure()
+        faults = [*self._faults(), *await self._runtime_faults()]
+        before = self.ready()
+        self.status = judge(self.status, Look(faults, memory, disk, processes), self._clock.now())
+        if before is not self.ready():
+            log.info("Changed the node's readiness", ready=self.ready(), faults=faults)
+
+    def learn(self, info: Mapping[str, str]) -> None:
+        """Complete the versions, once the runtime has answered."""
+        self.status = replace(self.status, info=info)
+
+    def ready(self) -> bool:
+        """Whether the node runs pods, as of the latest look."""
+        return any(c.type == "Ready" and c.holds for c in self.status.conditions)
+
+    def fault(self) -> str | None:
+        """Return why the node is not ready; None when it is."""
+        ready = next((c for c in self.status.conditions if c.type == "Ready"), None)
+        if ready is None:
+            return "The node has not been looked at yet"
+        return None if ready.holds else ready.message
+
+    async def _runtime_faults(self) -> list[str]:
+        try:
+            with telemetry.unrecorded():
+                conditions = await self._runtime.conditions()
+        except TripodError as error:
+            return [f"The runtime does not answer: {error.message}"]
+        return [f"{c.type} is false: {c.message}" for c in conditions if not c.holds]

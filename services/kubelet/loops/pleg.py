@@ -1,0 +1,71 @@
+"""Wake workers when something moves at the runtime: its events at once, a relist as the net.
+
+Source: the kubelet's evented and generic PLEG. The relist compares what was listed
+with what was listed before, and wakes the pods that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from services.common import telemetry
+from services.common.clock import Clock
+from services.common.errors import TripodError
+from services.common.logs import get_logger
+from services.kubelet.core.model import PodUid
+from services.kubelet.core.observed import ObservedPod
+from services.kubelet.ports import Runtime
+
+log = get_logger(__name__)
+RELIST_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+
+
+class RuntimeWatcher:
+    """Follows one runtime."""
+
+    def __init__(self, runtime: Runtime, clock: Clock, wake: Callable[[PodUid], None]) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._wake = wake
+        self._before: Mapping[PodUid, ObservedPod] = {}
+        self.relist_time: float | None = None
+
+    async def follow(self) -> None:
+        """Wake on the runtime's events, for ever; the stream is opened again when it breaks."""
+        while True:
+            try:
+                async for uid in self._runtime.changes():
+                    self._wake(uid)
+            except TripodError as error:
+                log.warning("Lost the runtime's events", reason=error.reason, error=error.message)
+            await self._clock.sleep(_RETRY_SECONDS)
+
+    async def relist(self) -> None:
+        """Wake on differences between listings, for ever."""
+        while True:
+            try:
+                with telemetry.unrecorded():
+                    self.compare(await self._runtime.list_pods())
+                self.relist_time = self._clock.monotonic()
+            except TripodError as error:
+                log.warning("Could not list the runtime's pods", reason=error.reason, error=error.message)
+            await self._clock.sleep(RELIST_SECONDS)
+
+    def compare(self, now: Mapping[PodUid, ObservedPod]) -> None:
+        """Wake the pods that differ from the listing before."""
+        for uid in {*now, *self._before}:
+            if now.get(uid) != self._before.get(uid):
+                self._wake(uid)
+        self._before = now
+
+    def listing(self) -> Mapping[PodUid, ObservedPod]:
+        """Return the latest listing."""
+        return self._before
+
+    def fault(self) -> str | None:
+        """Return why the runtime cannot be trusted now; None when it can."""
+        if self.relist_time is None:
+            return "The runtime has not been listed yet"
+        age = self._clock.monotonic() - self.relist_time
+        return f"The runtime was last listed {age:.0f} s ago" if age > 3 * RELIST_SECONDS else None

@@ -1,0 +1,128 @@
+"""Run the probes of running containers, and tell when a verdict moves.
+
+One task for each container and probe. The first probe goes out as soon as the
+container runs (after its initial delay); until the first success of a readiness
+probe the period is one second at most, so that a pod is Ready when it can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from services.common import telemetry
+from services.common.clock import Clock
+from services.kubelet.core import probes
+from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe
+from services.kubelet.core.observed import ObservedPod, RuntimeState
+from services.kubelet.core.probes import ProbeKind
+from services.kubelet.ports import EventSink, ProbeRunner, ProbeTarget
+
+EAGER_SECONDS = 1.0
+Key = tuple[ContainerId, ProbeKind]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One probe to run again and again."""
+
+    pod: Pod
+    container: Container
+    container_id: ContainerId
+    kind: ProbeKind
+    probe: Probe
+    address: str
+
+
+class Prober:
+    """Keeps the probes of all pods running. `on_change` is told the pod whose verdict moved."""
+
+    def __init__(
+        self, runner: ProbeRunner, events: EventSink, clock: Clock, on_change: Callable[[PodUid], None]
+    ) -> None:
+        self._runner = runner
+        self._events = events
+        self._clock = clock
+        self._on_change = on_change
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._pods: dict[Key, PodUid] = {}
+        self._verdicts: dict[Key, bool] = {}
+
+    async def run(self) -> None:
+        """Hold the probes' tasks until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await asyncio.Event().wait()
+
+    def readiness(self, observed: ObservedPod) -> dict[str, bool]:
+        """Return the readiness verdicts of a pod's containers, by id."""
+        return {c.id: self._verdicts.get((c.id, ProbeKind.READINESS), False) for c in observed.containers}
+
+    def unhealthy(self, observed: ObservedPod) -> frozenset[ContainerId]:
+        """Return a pod's containers whose liveness probe failed."""
+        ids = (c.id for c in observed.containers)
+        return frozenset(i for i in ids if not self._verdicts.get((i, ProbeKind.LIVENESS), True))
+
+    def update(self, pod: Pod, observed: ObservedPod) -> None:
+        """Start the probes of containers that run, end those of others."""
+        wanted = {(w.container_id, w.kind): w for w in _works(pod, observed)}
+        for key in [key for key, uid in self._pods.items() if uid == pod.uid and key not in wanted]:
+            self._drop(key)
+        for key, work in wanted.items():
+            if key not in self._tasks and self._group is not None:
+                self._pods[key] = pod.uid
+                self._verdicts[key] = probes.initial(work.kind).verdict
+                self._tasks[key] = self._group.create_task(self._repeat(key, work))
+
+    def forget(self, uid: PodUid) -> None:
+        """End all probes of a pod."""
+        for key in [key for key, owner in self._pods.items() if owner == uid]:
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        self._tasks.pop(key).cancel()
+        self._pods.pop(key)
+        self._verdicts.pop(key, None)
+
+    async def _repeat(self, key: Key, work: _Work) -> None:
+        target = ProbeTarget(work.pod, work.container, work.container_id, work.address)
+        state = probes.initial(work.kind)
+        await self._clock.sleep(work.probe.initial_delay_seconds)
+        while True:
+            begin = self._clock.monotonic()
+            with telemetry.unrecorded():
+                outcome = await self._runner.run(work.probe, target)
+            before, state = state, probes.step(state, outcome.success, work.probe)
+            if not outcome.success:
+                what = f"{work.kind.value} probe failed: {outcome.message}"
+                self._events.emit(work.pod, "Unhealthy", what, container=work.container.name, warning=True)
+            if state.verdict is not before.verdict:
+                self._verdicts[key] = state.verdict
+                self._on_change(work.pod.uid)
+                if work.kind is ProbeKind.LIVENESS and not state.verdict:
+                    return  # Held until the container has another id.
+            await self._clock.sleep(_period(work, state) - (self._clock.monotonic() - begin))
+
+
+def _period(work: _Work, state: probes.ProbeState) -> float:
+    period = float(work.probe.period_seconds)
+    eager = work.kind is ProbeKind.READINESS and not state.verdict and work.probe.initial_delay_seconds == 0
+    return min(period, EAGER_SECONDS) if eager and state.run_count < 30 else period
+
+
+def _works(pod: Pod, observed: ObservedPod) -> Iterator[_Work]:
+    sandbox = observed.sandbox()
+    address = sandbox.addresses[0] if sandbox and sandbox.addresses else "127.0.0.1"
+    for container in pod.spec.containers:
+        latest = observed.latest(container.name)
+        if latest is None or latest.state is not RuntimeState.RUNNING:
+            continue
+        if container.readiness_probe is not None:
+            kind, probe = ProbeKind.READINESS, container.readiness_probe
+            yield _Work(pod, container, latest.id, kind, probe, address)
+        # A pod that is told to stop is not killed for being unhealthy.
+        if container.liveness_probe is not None and pod.deletion_time is None:
+            kind, probe = ProbeKind.LIVENESS, container.liveness_probe
+            yield _Work(pod, container, latest.id, kind, probe, address)

@@ -1,0 +1,255 @@
+"""One worker for each pod: observe, plan, apply, publish; again when anything moved.
+
+Level, not edge: every pass reads the whole pod at the runtime. A restart of the
+kubelet finds running pods by their labels and has nothing to do for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from services.common import telemetry, telemetry_names
+from services.common.clock import Clock, unix_nanoseconds
+from services.common.logs import get_logger
+from services.common.watch import WatchHub
+from services.common.workqueue import WorkQueue
+from services.kubelet.core import plan
+from services.kubelet.core.model import Pod, PodUid
+from services.kubelet.core.observed import ObservedPod, RuntimeState
+from services.kubelet.core.plan import Action, Memory, WaitUntil, plan_pod
+from services.kubelet.core.status import (
+    Circumstances,
+    PodPhase,
+    PodStatus,
+    Waiting,
+    compute_status,
+)
+from services.kubelet.loops.actions import Actor, Outcome
+from services.kubelet.loops.episode import Episode, recording
+from services.kubelet.loops.prober import Prober
+from services.kubelet.ports import EventSink, PodSource, Runtime
+
+log = get_logger(__name__)
+WORKERS = 10
+_RELIST_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _State:
+    """What a worker knows of its pod between passes."""
+
+    memory: Memory
+    waiting: dict[str, Waiting]
+    status: PodStatus | None = None
+    episode: Episode | None = None
+    trace_id: str = ""
+    cause: str = ""
+    seen_ns: int = 0
+    stop_traced: bool = False
+
+
+class PodWorkers:
+    """Works on all pods of the source. `hub` has their statuses."""
+
+    def __init__(
+        self,
+        *,
+        source: PodSource,
+        runtime: Runtime,
+        actor: Actor,
+        events: EventSink,
+        clock: Clock,
+        hub: WatchHub[PodStatus],
+        host_ip: str,
+    ) -> None:
+        self._source = source
+        self._runtime = runtime
+        self._actor = actor
+        self._events = events
+        self._clock = clock
+        self.hub = hub
+        self._host_ip = host_ip
+        self._queue = WorkQueue(clock)
+        self._states: dict[PodUid, _State] = {}
+        self._prober: Prober | None = None
+        self.sync_count = 0
+
+    def bind(self, prober: Prober) -> None:
+        """Say who runs the probes."""
+        self._prober = prober
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self._queue.run(self._sync, workers=WORKERS)
+
+    async def follow_source(self) -> None:
+        """Wake the worker of each pod that changes at the source."""
+        async for uid, cause in self._source.changes():
+            state = self._states.setdefault(uid, _State(Memory(), {}))
+            if not state.seen_ns:
+                state.seen_ns, state.cause = unix_nanoseconds(self._clock.now()), cause
+            self._queue.add(uid)
+
+    def wake(self, uid: PodUid) -> None:
+        """Look at a pod soon: something moved at the runtime."""
+        if uid in self._states:
+            self._queue.add(uid)
+
+    def probe_moved(self, uid: PodUid) -> None:
+        """Look at a pod soon: a probe's verdict moved."""
+        state = self._states.get(uid)
+        if state is not None:
+            if state.episode is not None:
+                state.episode.probe_answered()
+            self._queue.add(uid)
+
+    def status(self, uid: str) -> PodStatus | None:
+        """Return a pod's latest status."""
+        return self.hub.get(uid)
+
+    async def _sync(self, key: str) -> None:
+        uid = PodUid(key)
+        pod, state = self._source.pod(uid), self._states.get(uid)
+        if state is None:
+            return
+        if pod is None:
+            self._forget(uid, state)
+            return
+        self.sync_count += 1
+        self._open_stop(pod, state)
+        if state.episode is not None:
+            state.episode.queued()
+        with recording(None if state.episode and state.episode.waiting else state.episode):
+            observed = await self._observe(pod, state)
+        if state.status is None:
+            self._begin(pod, state, observed)
+        actions = self._plan(pod, state, observed)
+        await self._act(pod, state, observed, actions)
+
+    async def _observe(self, pod: Pod, state: _State) -> ObservedPod:
+        with telemetry.span(telemetry_names.POD_OBSERVE):
+            return await self._runtime.observe(pod.uid)
+
+    def _begin(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
+        """Open the trace of a pod's start, unless it runs already: then it is adopted."""
+        if observed.sandboxes or pod.deletion_time is not None:
+            return
+        episode = Episode(
+            pod, telemetry_names.POD_START, 0, self._clock, start_ns=state.seen_ns, cause=state.cause
+        )
+        state.episode, state.trace_id = episode, episode.trace_id
+        episode.queued()
+        episode.covered()
+
+    def _open_stop(self, pod: Pod, state: _State) -> None:
+        if pod.deletion_time is None or state.stop_traced:
+            return
+        state.stop_traced = True
+        if state.episode is not None:
+            state.episode.end("the pod was deleted")
+        now = unix_nanoseconds(self._clock.now())
+        state.episode = Episode(pod, telemetry_names.POD_STOP, 0, self._clock, start_ns=now)
+
+    def _open_restart(self, pod: Pod, state: _State, actions: tuple[Action, ...]) -> None:
+        again = [a.attempt for a in actions if isinstance(a, plan.StartContainer) and a.attempt > 0]
+        if state.episode is None and again:
+            now = unix_nanoseconds(self._clock.now())
+            name = telemetry_names.POD_RESTART
+            state.episode = Episode(pod, name, max(again), self._clock, start_ns=now)
+
+    def _plan(self, pod: Pod, state: _State, observed: ObservedPod) -> tuple[Action, ...]:
+        now = self._clock.monotonic()
+        state.memory = plan.remember(state.memory, observed, now)
+        if self._prober is not None:
+            state.memory = replace(state.memory, unhealthy=self._prober.unhealthy(observed))
+        actions = plan_pod(pod, observed, state.memory, now)
+        self._note_waits(pod, state, actions)
+        self._open_restart(pod, state, actions)
+        return actions
+
+    def _note_waits(self, pod: Pod, state: _State, actions: tuple[Action, ...]) -> None:
+        before, state.waiting = state.waiting, {}
+        for action in actions:
+            if isinstance(action, WaitUntil):
+                reason = "ImagePullBackOff" if action.reason == "ErrImagePull" else action.reason
+                state.waiting[action.container] = Waiting(reason, action.message)
+                self._queue.add_after(pod.uid, action.time - self._clock.monotonic() + 0.01)
+                if before.get(action.container) != state.waiting[action.container]:
+                    self._events.emit(
+                        pod, "BackOff", action.message, container=action.container, warning=True
+                    )
+
+    async def _act(self, pod: Pod, state: _State, observed: ObservedPod, actions: tuple[Action, ...]) -> None:
+        self._publish(pod, state, observed)
+        if not any(not isinstance(action, WaitUntil) for action in actions):
+            return
+        with recording(state.episode):
+            try:
+                outcome = await self._actor.apply(pod, observed, actions)
+            finally:
+                if state.episode is not None:
+                    state.episode.covered()
+            if outcome.finalized:
+                self._forget(pod.uid, state)
+                return
+            self._note_outcome(state, outcome)
+            observed = await self._observe(pod, state)
+        self._publish(pod, state, observed)
+        self._queue.add_after(pod.uid, 0.01 if outcome.failures else _RELIST_SECONDS)
+
+    def _note_outcome(self, state: _State, outcome: Outcome) -> None:
+        now = self._clock.monotonic()
+        for name, why in outcome.failures.items():
+            state.memory = plan.failed(state.memory, name, now, why.reason, why.message)
+            state.waiting[name] = why
+        for name in outcome.started:
+            state.memory = plan.started(state.memory, name)
+
+    def _publish(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
+        """Compute the status; tell it when it changed; end the episode that it ends."""
+        readiness = self._prober.readiness(observed) if self._prober else {}
+        around = Circumstances(
+            readiness=readiness,
+            waiting=state.waiting,
+            host_ip=self._host_ip,
+            now=self._clock.now(),
+            trace_id=state.trace_id,
+        )
+        status = compute_status(pod, observed, around, state.status)
+        if self._prober is not None:
+            self._prober.update(pod, observed)
+        if status == state.status:
+            return
+        became_ready = status.ready and not (state.status and state.status.ready)
+        state.status = status
+        with recording(state.episode), telemetry.span(telemetry_names.STATUS_PUBLISH):
+            self.hub.upsert(pod.uid, status, telemetry.traceparent())
+        self._turn_episode(pod, state, status, observed, became_ready=became_ready)
+
+    def _turn_episode(
+        self, pod: Pod, state: _State, status: PodStatus, observed: ObservedPod, *, became_ready: bool
+    ) -> None:
+        episode = state.episode
+        if episode is None or episode.name == telemetry_names.POD_STOP:
+            return
+        if status.ready or status.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED):
+            episode.end("" if status.phase is not PodPhase.FAILED else "the pod failed")
+            state.episode = None
+            log.info(
+                "Ended episode", episode=episode.name, pod=f"{pod.namespace}/{pod.name}", ready=status.ready
+            )
+        elif _all_run(status, observed):
+            episode.wait_for_probe()
+
+    def _forget(self, uid: PodUid, state: _State) -> None:
+        if state.episode is not None:
+            state.episode.end()
+        if self._prober is not None:
+            self._prober.forget(uid)
+        self._states.pop(uid, None)
+        self.hub.delete(uid)
+
+
+def _all_run(status: PodStatus, observed: ObservedPod) -> bool:
+    running = {c.name for c in observed.containers if c.state is RuntimeState.RUNNING}
+    return all(container.name in running for container in status.containers)

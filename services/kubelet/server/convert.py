@@ -1,0 +1,190 @@
+"""Values to messages. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from tripod.kubelet.v1 import node_service_pb2 as node_pb
+from tripod.kubelet.v1 import pod_service_pb2 as pb
+
+from services.kubelet.core.events import Event
+from services.kubelet.core.logs import LogEntry
+from services.kubelet.core.model import Container, Pod
+from services.kubelet.core.node import NodeStatus
+from services.kubelet.core.status import (
+    ContainerState,
+    ContainerStatus,
+    PodPhase,
+    PodStatus,
+    StatePhase,
+)
+from services.kubelet.core.summary import NetworkUsage, Summary, Usage
+from services.kubelet.server.objects import PROTOCOLS
+
+_PHASES = {
+    PodPhase.PENDING: pb.POD_PHASE_PENDING,
+    PodPhase.RUNNING: pb.POD_PHASE_RUNNING,
+    PodPhase.SUCCEEDED: pb.POD_PHASE_SUCCEEDED,
+    PodPhase.FAILED: pb.POD_PHASE_FAILED,
+}
+_STATES = {
+    StatePhase.WAITING: pb.CONTAINER_PHASE_WAITING,
+    StatePhase.RUNNING: pb.CONTAINER_PHASE_RUNNING,
+    StatePhase.TERMINATED: pb.CONTAINER_PHASE_TERMINATED,
+}
+
+
+def set_time(field: Any, moment: datetime | None) -> None:
+    """Set a Timestamp field; None leaves it unset."""
+    if moment is not None:
+        field.FromDatetime(moment)
+
+
+def _holds(value: bool) -> pb.ConditionStatus.ValueType:
+    return pb.CONDITION_STATUS_TRUE if value else pb.CONDITION_STATUS_FALSE
+
+
+def pod_message(status: PodStatus, pod: Pod | None) -> pb.Pod:
+    """Convert a status; `pod` gives labels and ports while the source has it."""
+    specs = {c.name: c for c in pod.spec.containers} if pod else {}
+    message = pb.Pod(
+        uid=status.uid,
+        namespace=status.namespace,
+        name=status.name,
+        labels=pod.labels if pod else {},
+        phase=_PHASES[status.phase],
+        ready=status.ready and not status.terminating,
+        terminating=status.terminating,
+        serving=status.serving,
+        pod_ips=status.pod_ips,
+        host_ip=status.host_ip,
+        containers=[_container(c, specs.get(c.name)) for c in status.containers],
+        reason=status.reason,
+        message=status.message,
+        trace_id=status.trace_id,
+        termination_grace_period_seconds=pod.spec.termination_grace_period_seconds if pod else 0,
+    )
+    for condition in status.conditions:
+        item = message.conditions.add(
+            type=condition.type,
+            status=_holds(condition.holds),
+            reason=condition.reason,
+            message=condition.message,
+        )
+        set_time(item.last_transition_time, condition.since)
+    set_time(message.start_time, status.start_time)
+    set_time(message.deletion_time, status.deletion_time)
+    return message
+
+
+def _container(status: ContainerStatus, spec: Container | None) -> pb.ContainerStatus:
+    message = pb.ContainerStatus(
+        name=status.name,
+        image=status.image,
+        image_id=status.image_id,
+        container_id=status.container_id,
+        ready=status.ready,
+        restart_count=status.restart_count,
+        state=_state(status.state),
+        ports=[
+            pb.ContainerPort(name=p.name, container_port=p.container_port, protocol=PROTOCOLS[p.protocol])
+            for p in (spec.ports if spec else ())
+        ],
+    )
+    if status.last_state is not None:
+        message.last_termination_state.CopyFrom(_state(status.last_state))
+    return message
+
+
+def _state(state: ContainerState) -> pb.ContainerState:
+    message = pb.ContainerState(phase=_STATES[state.phase], reason=state.reason, message=state.message)
+    if state.exit_code is not None:
+        message.exit_code = state.exit_code
+    set_time(message.start_time, state.started_at)
+    set_time(message.finish_time, state.finished_at)
+    return message
+
+
+def event_message(event: Event) -> pb.Event:
+    """Convert an event."""
+    message = pb.Event(
+        namespace=event.namespace,
+        pod_name=event.pod_name,
+        pod_uid=event.pod_uid,
+        container=event.container,
+        reason=event.reason,
+        message=event.message,
+        type=pb.EVENT_TYPE_WARNING if event.warning else pb.EVENT_TYPE_NORMAL,
+        count=event.count,
+    )
+    set_time(message.first_time, event.first_time)
+    set_time(message.last_time, event.last_time)
+    return message
+
+
+def log_message(entry: LogEntry) -> pb.LogsResponse:
+    """Convert an entry of a log."""
+    stream = pb.OUTPUT_STREAM_STDERR if entry.stderr else pb.OUTPUT_STREAM_STDOUT
+    message = pb.LogsResponse(stream=stream, line=entry.line, partial=entry.partial)
+    message.time.FromJsonString(entry.time)
+    return message
+
+
+def node_message(status: NodeStatus) -> node_pb.Node:
+    """Convert the node."""
+    message = node_pb.Node(
+        name=status.name,
+        capacity=status.capacity,
+        allocatable=status.allocatable,
+        addresses=[node_pb.NodeAddress(type=kind, address=address) for kind, address in status.addresses],
+        info=node_pb.NodeInfo(**dict(status.info)),
+        pod_cidr=status.pod_cidr,
+        service_cidr=status.service_cidr,
+    )
+    for condition in status.conditions:
+        item = message.conditions.add(
+            type=condition.type,
+            status=_holds(condition.holds),
+            reason=condition.reason,
+            message=condition.message,
+        )
+        set_time(item.last_transition_time, condition.since)
+        set_time(item.last_heartbeat_time, condition.looked_at)
+    return message
+
+
+def summary_message(summary: Summary) -> node_pb.GetSummaryResponse:
+    """Convert the summary."""
+    message = node_pb.GetSummaryResponse(
+        node_name=summary.node_name, unavailable_reason=summary.unavailable_reason
+    )
+    if summary.node is not None:
+        message.node.CopyFrom(_usage(summary.node))
+    for pod in summary.pods:
+        item = message.pods.add(namespace=pod.namespace, name=pod.name, uid=pod.uid)
+        for name, usage in pod.containers:
+            container = item.containers.add(name=name)
+            if usage is not None:
+                container.usage.CopyFrom(_usage(usage))
+        if pod.network is not None:
+            item.network.CopyFrom(_network(pod.network))
+    return message
+
+
+def _usage(usage: Usage) -> node_pb.Usage:
+    message = node_pb.Usage(
+        cpu_nanocores=usage.cpu_nanocores,
+        cpu_usage_nanoseconds=usage.cpu_usage_nanoseconds,
+        memory_working_set_bytes=usage.memory_working_set_bytes,
+        memory_usage_bytes=usage.memory_usage_bytes,
+        memory_rss_bytes=usage.memory_rss_bytes,
+    )
+    set_time(message.sample_time, usage.time)
+    return message
+
+
+def _network(usage: NetworkUsage) -> node_pb.NetworkUsage:
+    message = node_pb.NetworkUsage(received_bytes=usage.received_bytes, sent_bytes=usage.sent_bytes)
+    set_time(message.sample_time, usage.time)
+    return message

@@ -1,0 +1,199 @@
+"""PodService: statuses, events, logs and commands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from tripod.kubelet.v1 import pod_service_pb2 as pb
+from tripod.kubelet.v1 import pod_service_pb2_grpc as pb_grpc
+
+from services.common import telemetry
+from services.common.clock import Clock
+from services.common.watch import Bookmark, Deleted, WatchHub
+from services.kubelet.adapters import log_reader
+from services.kubelet.adapters.exec_stream import ExecChannel, ExecClient, open_exec_stream
+from services.kubelet.core.events import Event
+from services.kubelet.core.model import Pod, PodUid
+from services.kubelet.core.observed import ObservedContainer, RuntimeState
+from services.kubelet.core.status import PodStatus
+from services.kubelet.errors import (
+    ContainerNotStartedError,
+    ContainerUnknownError,
+    PodNotFoundError,
+    request_invalid,
+)
+from services.kubelet.ports import PodSource, Runtime
+from services.kubelet.server.convert import event_message, log_message, pod_message
+
+CHANGING_METHODS = frozenset({"/tripod.kubelet.v1.PodService/Exec"})
+_TAIL_LIMIT = 1_000_000
+
+
+class PodServicer(pb_grpc.PodServiceServicer):
+    """Serves the pods of this node."""
+
+    def __init__(
+        self,
+        *,
+        source: PodSource,
+        runtime: Runtime,
+        statuses: WatchHub[PodStatus],
+        events: WatchHub[Event],
+        remembered: Callable[[], list[Event]],
+        clock: Clock,
+    ) -> None:
+        self._source = source
+        self._runtime = runtime
+        self._statuses = statuses
+        self._events = events
+        self._remembered = remembered
+        self._clock = clock
+
+    async def ListPods(self, request: pb.ListPodsRequest, context: Any) -> pb.ListPodsResponse:
+        """List statuses."""
+        found = [s for s in self._statuses.snapshot().values() if request.namespace in ("", s.namespace)]
+        found.sort(key=lambda status: (status.namespace, status.name))
+        return pb.ListPodsResponse(
+            pods=[pod_message(status, self._source.pod(status.uid)) for status in found],
+            revision=self._statuses.revision,
+            server_run_id=self._statuses.run_id,
+        )
+
+    async def WatchPods(
+        self, request: pb.WatchPodsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchPodsResponse]:
+        """Stream statuses."""
+        hub = self._statuses
+        async for change in hub.watch(request.after_revision, request.server_run_id):
+            answer = pb.WatchPodsResponse(revision=change.revision, server_run_id=hub.run_id)
+            if isinstance(change, Bookmark):
+                answer.bookmark.time.FromDatetime(self._clock.now())
+            elif isinstance(change, Deleted):
+                answer.traceparent, answer.pod_deleted_uid = change.traceparent, change.key
+            else:
+                answer.traceparent = change.traceparent
+                answer.pod_upserted.CopyFrom(pod_message(change.value, self._source.pod(PodUid(change.key))))
+            yield answer
+
+    async def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        """Stream the remembered events, a bookmark, then new ones."""
+
+        def wanted(event: Event) -> bool:
+            return request.namespace in ("", event.namespace) and request.pod_name in ("", event.pod_name)
+
+        remembered = self._remembered()
+        after = self._events.revision
+        for event in remembered:
+            if wanted(event):
+                yield pb.WatchEventsResponse(event=event_message(event))
+        end = pb.WatchEventsResponse()
+        end.bookmark.time.FromDatetime(self._clock.now())
+        yield end
+        if request.only_remembered:
+            return
+        async for change in self._events.watch(after, self._events.run_id):
+            if (
+                not isinstance(change, Bookmark | Deleted)
+                and change.revision > after
+                and wanted(change.value)
+            ):
+                yield pb.WatchEventsResponse(event=event_message(change.value))
+
+    def _pod(self, namespace: str, name: str) -> Pod:
+        namespace = namespace or "default"
+        found = [p for p in self._source.pods() if (p.namespace, p.name) == (namespace, name)]
+        if not found:
+            raise PodNotFoundError(namespace, name)
+        return found[0]
+
+    async def _instances(self, pod: Pod, container: str) -> tuple[str, list[ObservedContainer]]:
+        """Return a container's name and its instances, the newest first."""
+        names = [c.name for c in pod.spec.containers]
+        if container not in names and not (container == "" and len(names) == 1):
+            raise ContainerUnknownError(pod.name, container, names)
+        name = container or names[0]
+        with telemetry.unrecorded():
+            observed = await self._runtime.observe(pod.uid)
+        return name, [c for c in observed.containers if c.name == name]
+
+    async def Logs(self, request: pb.LogsRequest, context: Any) -> AsyncIterator[pb.LogsResponse]:
+        """Stream a container's log."""
+        if request.HasField("tail_lines") and not 0 <= request.tail_lines <= _TAIL_LIMIT:
+            raise request_invalid("tail_lines", f"must be 0 to {_TAIL_LIMIT}")
+        pod = self._pod(request.namespace, request.pod_name)
+        name, instances = await self._instances(pod, request.container)
+        started = [c for c in instances if c.state is not RuntimeState.CREATED]
+        if len(started) <= int(request.previous):
+            what = "has no earlier instance" if request.previous else "has not started yet"
+            raise ContainerNotStartedError(pod.name, name, what)
+        chosen = started[int(request.previous)]
+        since = request.since_time.ToJsonString() if request.HasField("since_time") else ""
+
+        async def may_grow() -> bool:
+            with telemetry.unrecorded():
+                observed = await self._runtime.observe(pod.uid)
+            return any(c.id == chosen.id and c.state is RuntimeState.RUNNING for c in observed.containers)
+
+        try:
+            async for entry in log_reader.read(
+                Path(chosen.log_path),
+                tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
+                since=since,
+                follow=may_grow if request.follow else None,
+            ):
+                yield log_message(entry)
+        except FileNotFoundError as error:
+            raise ContainerNotStartedError(pod.name, name, "has written nothing yet") from error
+
+    async def Exec(
+        self, requests: AsyncIterator[pb.ExecRequest], context: Any
+    ) -> AsyncIterator[pb.ExecResponse]:
+        """Run a command with streams."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("input") != "start":
+            raise request_invalid("start", "must be the first message")
+        start = first.start
+        if not start.command:
+            raise request_invalid("start.command", "must not be empty")
+        pod = self._pod(start.namespace, start.pod_name)
+        name, instances = await self._instances(pod, start.container)
+        if not instances or instances[0].state is not RuntimeState.RUNNING:
+            raise ContainerNotStartedError(pod.name, name, "does not run")
+        url = await self._runtime.exec_url(
+            instances[0].id, list(start.command), tty=start.tty, stdin=start.stdin
+        )
+        async with await open_exec_stream(url) as client:
+            feeder = asyncio.ensure_future(_feed(requests, client))  # noqa: TID251  # ended in `finally`
+            try:
+                async for channel, data in client:
+                    yield _output(channel, data)
+                yield pb.ExecResponse(exit_code=client.exit_code)
+            finally:
+                feeder.cancel()
+                await asyncio.wait({feeder})
+
+
+def _output(channel: ExecChannel, data: bytes) -> pb.ExecResponse:
+    if channel is ExecChannel.STDERR:
+        return pb.ExecResponse(stderr=data)
+    return pb.ExecResponse(stdout=data)
+
+
+async def _feed(requests: AsyncIterator[pb.ExecRequest], client: ExecClient) -> None:
+    """Pass input on until the caller or the command ends it."""
+    try:
+        async for request in requests:
+            kind = request.WhichOneof("input")
+            if kind == "stdin":
+                await client.write_stdin(request.stdin)
+            elif kind == "stdin_end":
+                await client.close_stdin()
+            elif kind == "resize":
+                await client.resize(request.resize.width, request.resize.height)
+    except Exception:  # The reader of the output tells how the command ended.
+        return

@@ -1,0 +1,77 @@
+"""The kubelet's HTTP endpoints, on loopback, for reading alone.
+
+Source: the kubelet's read-only port: `/healthz`, `/pods`, `/spec`, `/metrics`,
+`/metrics/cadvisor`, `/stats/summary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from services.common.errors import TripodError
+from services.common.httpserver import new_application
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the pages show, each when it is asked for."""
+
+    healthy: Callable[[], str | None]
+    pods: Callable[[], Sequence[Json]]
+    spec: Callable[[], Json]
+    summary: Callable[[], Awaitable[Json]]
+    cadvisor_metrics: Callable[[], Awaitable[bytes]]
+    gauges: Callable[[], Mapping[str, float]]
+
+
+GAUGES = {
+    "kubelet_running_pods": "Pods that have a running sandbox.",
+    "kubelet_running_containers": "Containers that run.",
+    "kubelet_desired_pods": "Pods that the node should run.",
+    "kubelet_sync_passes_total": "Passes of pod workers since the start.",
+    "kubelet_node_ready": "Whether the node is ready.",
+}
+
+
+def application(views: Views) -> web.Application:
+    """Make the application."""
+    app = new_application(healthy=views.healthy)
+    registry = CollectorRegistry()
+    gauges = {name: Gauge(name, text, registry=registry) for name, text in GAUGES.items()}
+
+    async def pods(_: web.Request) -> web.Response:
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "items": list(views.pods())})
+
+    async def spec(_: web.Request) -> web.Response:
+        return web.json_response(dict(views.spec()))
+
+    async def summary(_: web.Request) -> web.Response:
+        return web.json_response(dict(await views.summary()))
+
+    async def metrics(_: web.Request) -> web.Response:
+        for name, value in views.gauges().items():
+            gauges[name].set(value)
+        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+
+    async def cadvisor(_: web.Request) -> web.Response:
+        try:
+            return web.Response(
+                body=await views.cadvisor_metrics(), content_type="text/plain", charset="utf-8"
+            )
+        except TripodError as error:
+            return web.Response(text=f"{error.message}\n", status=503)
+
+    app.router.add_get("/pods", pods)
+    app.router.add_get("/spec", spec)
+    app.router.add_get("/spec/", spec)
+    app.router.add_get("/stats/summary", summary)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/metrics/cadvisor", cadvisor)
+    return app
