@@ -59,6 +59,18 @@ class Episode:
                 start_time_ns=self._covered_ns,
                 end_time_ns=self.now_ns(),
             )
+            self.covered()
+
+    def looked(self) -> None:
+        """Record the time since the last recorded work as a look, where a look went unrecorded."""
+        if self._wait is None and self.now_ns() > self._covered_ns:
+            telemetry.record_span(
+                telemetry_names.POD_OBSERVE,
+                parent=self.parent,
+                start_time_ns=self._covered_ns,
+                end_time_ns=self.now_ns(),
+            )
+            self.covered()
 
     def covered(self) -> None:
         """Note that everything until now has its span."""

@@ -119,8 +119,11 @@ class PodWorkers:
         self._open_stop(pod, state)
         if state.episode is not None:
             state.episode.queued()
-        with recording(None if state.episode and state.episode.waiting else state.episode):
+        recorded = None if state.episode is None or state.episode.waiting else state.episode
+        with recording(recorded):
             observed = await self._observe(pod, state)
+        if recorded is not None:
+            recorded.covered()
         if state.status is None:
             self._begin(pod, state, observed)
         actions = self._plan(pod, state, observed)
@@ -222,6 +225,8 @@ class PodWorkers:
             return
         became_ready = status.ready and not (state.status and state.status.ready)
         state.status = status
+        if became_ready and state.episode is not None:
+            state.episode.looked()
         with recording(state.episode), telemetry.span(telemetry_names.STATUS_PUBLISH):
             self.hub.upsert(pod.uid, status, telemetry.traceparent())
         self._turn_episode(pod, state, status, observed, became_ready=became_ready)
