@@ -14,8 +14,6 @@ from services.kubelet.core.manifest_pod import MAX_PORT, read_protocol
 from services.kubelet.core.model import ServicePort, ServiceType
 
 HEADLESS = "None"
-_DAY_SECONDS = 86_400
-_AFFINITY_SECONDS = 10_800
 _LATER: dict[str, tuple[Any, ...]] = {
     "allocateLoadBalancerNodePorts": (),
     "clusterIPs": (),
@@ -27,6 +25,8 @@ _LATER: dict[str, tuple[Any, ...]] = {
     "loadBalancerClass": (),
     "loadBalancerIP": ("",),
     "loadBalancerSourceRanges": ([],),
+    "sessionAffinity": ("None",),
+    "sessionAffinityConfig": (),
     "trafficDistribution": (),
 }
 
@@ -56,8 +56,6 @@ def read_service_spec(value: Any, faults: Faults) -> ServiceDraft:
             "clusterIP",
             "ports",
             "selector",
-            "sessionAffinity",
-            "sessionAffinityConfig",
             "publishNotReadyAddresses",
             "externalTrafficPolicy",
             "internalTrafficPolicy",
@@ -76,7 +74,6 @@ def read_service_spec(value: Any, faults: Faults) -> ServiceDraft:
         cluster_ip=cluster_ip,
         ports=_ports(spec, kind, headless=cluster_ip == HEADLESS),
         selector=selector,
-        affinity_timeout_seconds=_affinity(spec),
         publish_not_ready_addresses=spec.flag("publishNotReadyAddresses"),
         external_traffic_local=_local(spec, "externalTrafficPolicy"),
         internal_traffic_local=_local(spec, "internalTrafficPolicy"),
@@ -103,22 +100,6 @@ def _cluster_ip(spec: Fields) -> str:
 
 def _local(spec: Fields, name: str) -> bool:
     return spec.text(name, "Cluster", choices=("Cluster", "Local")) == "Local"
-
-
-def _affinity(spec: Fields) -> int:
-    kind = spec.text("sessionAffinity", "None", choices=("None", "ClientIP"))
-    if not spec.has("sessionAffinityConfig"):
-        return _AFFINITY_SECONDS if kind == "ClientIP" else 0
-    if kind == "None":
-        spec.fault("sessionAffinityConfig", "needs sessionAffinity: ClientIP")
-        return 0
-    config = Fields(
-        spec.raw("sessionAffinityConfig"), spec.at("sessionAffinityConfig"), spec.faults, known=("clientIP",)
-    )
-    client = Fields(
-        config.raw("clientIP") or {}, config.at("clientIP"), spec.faults, known=("timeoutSeconds",)
-    )
-    return client.whole("timeoutSeconds", _AFFINITY_SECONDS, low=1, high=_DAY_SECONDS)
 
 
 def _ports(spec: Fields, kind: ServiceType, *, headless: bool) -> tuple[ServicePort, ...]:

@@ -1,0 +1,1 @@
+"""The service proxy: makes every service address reach a right pod."""

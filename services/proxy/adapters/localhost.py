@@ -1,0 +1,192 @@
+"""Node ports on 127.0.0.1, forwarded in user space. Implements `LocalPorts`.
+
+A packet from loopback cannot be routed to a pod without `route_localnet`, which
+would open the host's loopback services to its neighbours. Each connection takes an
+endpoint at random, as the kernel's rules do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from services.common.logs import get_logger
+from services.proxy.core.model import Endpoint
+
+log = get_logger(__name__)
+Key = tuple[str, int]
+_CHUNK_BYTES = 65_536
+_CONNECT_SECONDS = 5.0
+_FLOW_SECONDS = 60.0
+_FLOW_LIMIT = 1000
+_CONNECTION_LIMIT = 1000
+
+
+class LocalForwarder:
+    """Listens on 127.0.0.1; `close` ends everything."""
+
+    def __init__(self) -> None:
+        self._targets: dict[Key, Sequence[Endpoint]] = {}
+        self._listeners: dict[Key, Any] = {}
+        self._faults: dict[Key, str] = {}
+        self._connections: set[asyncio.StreamWriter] = set()
+
+    def fault(self, protocol: str, port: int) -> str:
+        """Return why a port is not served."""
+        return self._faults.get((protocol, port), "")
+
+    async def serve(self, wanted: Mapping[Key, Sequence[Endpoint]]) -> None:
+        """Listen on exactly these ports; one that cannot be had is tried again the next time."""
+        for key in [key for key in self._listeners if key not in wanted]:
+            self._listeners.pop(key).close()
+        self._targets = dict(wanted)
+        self._faults = {}
+        for key in wanted:
+            if key not in self._listeners:
+                await self._listen(key)
+
+    async def _listen(self, key: Key) -> None:
+        protocol, port = key
+        try:
+            if protocol == "tcp":
+                self._listeners[key] = await asyncio.start_server(self._handler(key), "127.0.0.1", port)
+            else:
+                loop = asyncio.get_running_loop()
+                transport, _ = await loop.create_datagram_endpoint(
+                    lambda: _UdpFlows(lambda: self._choose(key)), local_addr=("127.0.0.1", port)
+                )
+                self._listeners[key] = transport
+        except OSError as error:
+            self._faults[key] = f"127.0.0.1:{port} cannot be had: {error.strerror}"
+            log.warning(
+                "Could not serve a node port on localhost", protocol=protocol, port=port, error=str(error)
+            )
+
+    def _choose(self, key: Key) -> Endpoint | None:
+        targets = self._targets.get(key) or ()
+        return random.choice(targets) if targets else None
+
+    def _handler(self, key: Key) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            target = self._choose(key)
+            if target is None or len(self._connections) >= _CONNECTION_LIMIT:
+                writer.transport.abort()
+                return
+            self._connections.add(writer)
+            try:
+                await _forward(reader, writer, target)
+            finally:
+                self._connections.discard(writer)
+                writer.close()
+
+        return handle
+
+    async def close(self) -> None:
+        """End everything."""
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        for writer in list(self._connections):
+            writer.transport.abort()
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Endpoint) -> None:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            far_reader, far_writer = await asyncio.open_connection(target.address, target.port)
+    except (OSError, TimeoutError):
+        writer.transport.abort()
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_pump(reader, far_writer))
+            group.create_task(_pump(far_reader, writer))
+    finally:
+        far_writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy one direction; its end is passed on, the other direction goes on."""
+    try:
+        while data := await reader.read(_CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+    except OSError:
+        writer.transport.abort()
+
+
+class _UdpFlows(asyncio.DatagramProtocol):
+    """One socket toward an endpoint for each client, forgotten after a quiet minute."""
+
+    def __init__(self, choose: Callable[[], Endpoint | None]) -> None:
+        self._choose = choose
+        self._transport: Any = None
+        self._flows: dict[Any, _UdpFlow] = {}
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        flow = self._flows.get(addr)
+        if flow is None:
+            target = self._choose()
+            if target is None or len(self._flows) >= _FLOW_LIMIT:
+                return
+            flow = self._flows[addr] = _UdpFlow(
+                self._transport, addr, target, lambda: self._flows.pop(addr, None)
+            )
+        flow.send(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for flow in list(self._flows.values()):
+            flow.close()
+
+
+class _UdpFlow(asyncio.DatagramProtocol):
+    """One client's datagrams to one endpoint and back."""
+
+    def __init__(self, near: Any, client: Any, target: Endpoint, forget: Callable[[], object]) -> None:
+        self._near = near
+        self._client = client
+        self._forget = forget
+        self._far: Any = None
+        self._early: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(_FLOW_SECONDS, self.close)
+        place = (target.address, target.port)
+        # Held by the loop until it is connected; its result arrives in `connection_made`.
+        self._opening = self._loop.create_task(
+            self._loop.create_datagram_endpoint(lambda: self, remote_addr=place)
+        )
+
+    def send(self, data: bytes) -> None:
+        """Pass a datagram on; the first few wait for the socket."""
+        self._timer.cancel()
+        self._timer = self._loop.call_later(_FLOW_SECONDS, self.close)
+        if self._far is not None:
+            self._far.sendto(data)
+        elif len(self._early) < 16:
+            self._early.append(data)
+
+    def connection_made(self, transport: Any) -> None:
+        self._far = transport
+        for data in self._early:
+            transport.sendto(data)
+        self._early.clear()
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self._near.sendto(data, self._client)
+
+    def error_received(self, exc: Exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the flow."""
+        self._timer.cancel()
+        self._forget()
+        if self._far is not None:
+            self._far.close()

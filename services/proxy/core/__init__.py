@@ -1,0 +1,1 @@
+"""What the proxy decides. Pure: values in, values out."""

@@ -1,0 +1,47 @@
+"""Which tracked flows a change of rules makes wrong. Pure.
+
+TCP connections end by themselves. A UDP flow is kept as long as packets come, so it
+would go to an endpoint that is gone for ever; and a flow that began while a service
+had no endpoints would never be translated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.proxy.core.ruleset import Ruleset
+
+
+@dataclass(frozen=True, slots=True)
+class StaleFlows:
+    """Flows to delete: to a place, and if `endpoint` is given only those that went there."""
+
+    address: str
+    protocol: str
+    port: int
+    endpoint: str = ""
+
+
+def stale(present: Ruleset, wanted: Ruleset) -> list[StaleFlows]:
+    """Return the UDP flows that are wrong after a change."""
+    found: set[StaleFlows] = set()
+    for place in present.services.keys() | wanted.services.keys():
+        address, protocol, port = place
+        if protocol != "udp":
+            continue
+        before, after = _targets(present, place), _targets(wanted, place)
+        found |= {StaleFlows(address, protocol, port, gone) for gone in before - after}
+        if not before and after:
+            found.add(StaleFlows(address, protocol, port))
+    return sorted(found, key=lambda flow: (flow.address, flow.port, flow.endpoint))
+
+
+def untranslated(rules: Ruleset) -> list[StaleFlows]:
+    """Return every place: after a repair, flows that began meanwhile are not translated."""
+    return [StaleFlows(*place) for place in sorted(rules.services)]
+
+
+def _targets(rules: Ruleset, place: tuple[str, str, int]) -> set[str]:
+    count = rules.services.get(place, 0)
+    slots = ((*place, index) for index in range(count))
+    return {rules.endpoints[slot][0] for slot in slots if slot in rules.endpoints}

@@ -1,0 +1,100 @@
+"""The proxy's values: services and pods as watched, endpoints as decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Protocol(Enum):
+    """Transport protocol; the value is nftables' name."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port of a service. `target` is a number, or the name of a container port."""
+
+    port: int
+    target: int | str
+    protocol: Protocol = Protocol.TCP
+    name: str = ""
+    node_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service. `cluster_ip` is empty for a headless one."""
+
+    uid: str
+    namespace: str
+    name: str
+    cluster_ip: str
+    ports: tuple[ServicePort, ...]
+    selector: Mapping[str, str]
+    publish_not_ready: bool = False
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    """A port that a pod declares."""
+
+    number: int
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod. `address` is empty until it has one; `ended` once all its containers have ended for good."""
+
+    uid: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    address: str = ""
+    ready: bool = False
+    serving: bool = False
+    terminating: bool = False
+    ended: bool = False
+    ports: tuple[ContainerPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A pod's place behind one port of a service, and why traffic goes there or not."""
+
+    pod_uid: str
+    pod_name: str
+    address: str
+    port: int
+    used: bool
+    ready: bool
+    serving: bool
+    terminating: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortDecision:
+    """Where one port of a service leads: every matching pod, used or not."""
+
+    port: ServicePort
+    endpoints: tuple[Endpoint, ...]
+
+    def used(self) -> tuple[Endpoint, ...]:
+        """Return the endpoints that get traffic."""
+        return tuple(endpoint for endpoint in self.endpoints if endpoint.used)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a service leads."""
+
+    service: Service
+    ports: tuple[PortDecision, ...]

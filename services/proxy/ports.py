@@ -1,0 +1,81 @@
+"""What the proxy's inside needs from the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.proxy.core.conntrack import StaleFlows
+from services.proxy.core.model import Endpoint, Pod, Service
+from services.proxy.core.ruleset import Ruleset
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChanged:
+    """A service came or changed; None means that it went."""
+
+    uid: str
+    service: Service | None
+
+
+@dataclass(frozen=True, slots=True)
+class PodChanged:
+    """A pod came or changed, by the work of `traceparent`; None means that it went."""
+
+    uid: str
+    pod: Pod | None
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartedOver:
+    """A stream begins with a new snapshot: what it told before may be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """A stream has told everything."""
+
+
+class Kernel(Protocol):
+    """The packet rules of this host. Every call is one transaction, or changes nothing."""
+
+    async def read(self) -> Ruleset | None:
+        """Return our rules as the kernel has them; None when they are missing or not ours alone."""
+        ...
+
+    async def change(self, present: Ruleset, wanted: Ruleset) -> None:
+        """Change our rules. Raises `KernelRefusedError`."""
+        ...
+
+    async def rewrite(self, wanted: Ruleset) -> None:
+        """Replace all our rules. Raises `KernelRefusedError`."""
+        ...
+
+    async def remove(self) -> None:
+        """Remove all our rules. May be repeated."""
+        ...
+
+
+class Flows(Protocol):
+    """The kernel's tracked flows."""
+
+    async def delete(self, flows: Sequence[StaleFlows]) -> None:
+        """Forget flows. Those that are not there are no error."""
+        ...
+
+
+class LocalPorts(Protocol):
+    """Node ports on 127.0.0.1."""
+
+    async def serve(self, wanted: Mapping[tuple[str, int], Sequence[Endpoint]]) -> None:
+        """Listen on exactly these (protocol, port), each leading to its endpoints."""
+        ...
+
+    def fault(self, protocol: str, port: int) -> str:
+        """Return why a port is not served; empty when it is."""
+        ...
+
+
+NodeAddresses = Callable[[], Sequence[str]]
