@@ -16,7 +16,7 @@ class GenerateStubs(BuildHookInterface):  # type: ignore[misc]  # hatchling ship
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Generate the stubs that the wheel carries."""
-        import gen_protos
+        import gen_protos  # type: ignore[import-not-found]  # beside this file
 
         if gen_protos.stale():
             gen_protos.generate()

@@ -1,0 +1,74 @@
+# `make` prints this help. Every target does what it needs from a bare machine.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FAST := -m "not docker and not netns and not e2e"
+export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
+
+.DEFAULT_GOAL := help
+.PHONY: help up demo down clean test check lint proto proto-lock lock peers
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: $(VENV)/.ready tripod ## Bring the node up; installs and builds what is missing
+	@$(PYTHON) -m tools.up
+
+demo: tripod ## Run the examples: pods, a service, a restart, an unready pod, a trace
+	@$(PYTHON) -m tools.demo
+
+down: ## Remove every pod, rule and bridge of ours, and the services; keep the state
+	@$(PYTHON) -m tools.down
+
+clean: ## The same, and remove the state and our images
+	@$(PYTHON) -m tools.down --all
+
+check: $(VENV)/.ready proto ## Format, lint, types, import contracts, proto lint, fast tests; no engine needed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/python -m pytest -q -n 2 $(FAST) tests
+
+test: check ## Everything: also the engine, network namespaces and the composed node
+	@$(PYTHON) -m tools.up
+	$(BIN)/python -m pytest -q -m "docker or netns or e2e" tests
+
+lint: $(VENV)/.ready proto ## Mend format and what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.ready ## Generate the stubs in gen/ when a contract changed
+	@$(BIN)/python -m tools.gen_protos --if-stale
+
+proto-lock: proto ## Write protos/wire_lock.txt anew, after a meant change of a contract
+	$(BIN)/python -m tools.wire_lock --write
+
+lock: $(VENV)/.ready ## Lock the dependencies anew
+	$(BIN)/uv lock --upgrade
+	$(BIN)/uv export -q --no-dev --no-emit-project --format requirements-txt -o requirements.txt
+	$(BIN)/uv export -q --no-emit-project --format requirements-txt -o requirements-dev.txt
+	$(BIN)/uv export -q --only-group build --format requirements-txt -o requirements-build.txt
+
+peers: ## Fetch crictl and grpcurl as Go modules, for tests and for you
+	@command -v go >/dev/null || { echo "Go is not installed: see https://go.dev/dl"; exit 1; }
+	GOBIN=$(CURDIR)/.peers go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
+	GOBIN=$(CURDIR)/.peers go install sigs.k8s.io/cri-tools/cmd/crictl@latest
+	@ls .peers
+
+$(VENV)/.ready: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not %s" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian package python3-venv"; apt-get update -q >/dev/null; apt-get install -y -q python3-venv >/dev/null; \
+	    $(PYTHON) -m venv $(VENV); \
+	  else echo "Python's venv module is missing: install python3-venv"; exit 1; fi; }
+	@echo "  Installing what tools and tests need into $(VENV) ..."
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+tripod: $(VENV)/.ready proto
+	@printf '#!/bin/sh\nd=$$(dirname "$$(readlink -f "$$0")")\nPYTHONPATH="$$d:$$d/gen" exec "$$d/.venv/bin/python" -m cli "$$@"\n' > tripod
+	@chmod 0755 tripod

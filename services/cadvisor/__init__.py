@@ -1,0 +1,1 @@
+"""cAdvisor: what every container uses, sampled once a second."""

@@ -1,0 +1,1 @@
+"""What cAdvisor computes. Pure: bytes and values in, values out."""

@@ -1,0 +1,1 @@
+"""How cAdvisor looks, again and again."""

@@ -1,0 +1,106 @@
+"""cAdvisor's HTTP endpoints: `/metrics`, `/healthz`, the live page and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from services.cadvisor.core import exposition
+from services.cadvisor.core.model import Snapshot, Stats
+from services.common.httpserver import new_application
+
+UI = Path(__file__).parent / "ui"
+_PAGES = {
+    "/": ("index.html", "text/html"),
+    "/ui.css": ("ui.css", "text/css"),
+    "/ui.js": ("ui.js", "text/javascript"),
+}
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'"
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+class MetricsPage:
+    """Renders a snapshot once, for every scraper."""
+
+    def __init__(self) -> None:
+        self._of: Snapshot | None = None
+        self._page = b""
+
+    def page(self, snapshot: Snapshot) -> bytes:
+        """Return the page of a snapshot."""
+        if self._of is not snapshot:
+            self._of, self._page = snapshot, exposition.render(snapshot).encode()
+        return self._page
+
+
+def application(
+    healthy: Callable[[], str | None],
+    latest: Callable[[], Snapshot | None],
+    history: Callable[[], Sequence[Snapshot]],
+) -> web.Application:
+    """Make the application."""
+    app = new_application(healthy=healthy)
+    metrics_page = MetricsPage()
+
+    async def metrics(_: web.Request) -> web.Response:
+        snapshot = latest()
+        if snapshot is None:
+            return web.Response(text="Nothing has been sampled yet\n", status=503)
+        return web.Response(body=metrics_page.page(snapshot), content_type="text/plain", charset="utf-8")
+
+    async def data(request: web.Request) -> web.Response:
+        found = list(history()) if request.query.get("history") else list(history())[-1:]
+        return web.json_response([snapshot_json(snapshot) for snapshot in found], headers=_HEADERS)
+
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/api/snapshots", data)
+    for path, (name, kind) in _PAGES.items():
+        app.router.add_get(path, _static(UI / name, kind))
+    return app
+
+
+def _static(file: Path, kind: str) -> Callable[[web.Request], Any]:
+    content = file.read_bytes()
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=content, content_type=kind, charset="utf-8", headers=_HEADERS)
+
+    return page
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    """Write what the live page shows."""
+    return {
+        "time": snapshot.time.timestamp(),
+        "error": snapshot.metadata_error,
+        "cost": snapshot.duration_ns / 1e6,
+        "machine": _stats_json(snapshot.machine),
+        "containers": [_stats_json(stats) for stats in snapshot.containers],
+    }
+
+
+def _stats_json(stats: Stats) -> dict[str, Any]:
+    who = stats.identity
+    return {
+        "id": who.id,
+        "name": who.container,
+        "pod": who.pod,
+        "namespace": who.namespace,
+        "path": who.path,
+        "cpu": stats.cpu.nanocores,
+        "throttled": stats.cpu.throttled_periods,
+        "memory": stats.memory.working_set,
+        "limit": stats.memory.limit,
+        "received": sum(i.received_bytes for i in stats.interfaces) if stats.interfaces else None,
+        "sent": sum(i.sent_bytes for i in stats.interfaces) if stats.interfaces else None,
+        "read": sum(d.read_bytes for d in stats.disks),
+        "written": sum(d.write_bytes for d in stats.disks),
+        "processes": stats.processes.processes,
+    }
