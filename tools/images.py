@@ -34,19 +34,6 @@ _SOURCES = (
     "LICENSE",
     "NOTICE",
 )
-    "Dockerfile",
-    ".dockerignore",
-    "requirements.txt",
-    "requirements-build.txt",
-    "deploy",
-    "services",
-    "cli",
-    "protos",
-    "tools/gen_protos.py",
-    "examples/web",
-    "LICENSE",
-    "NOTICE",
-]
 _REGISTRY_SECONDS = 3.0
 
 
