@@ -25,6 +25,7 @@ K = TypeVar("K", tuple[str, str, int], tuple[str, str, int, int])
 _REFUSE_PRIORITY = -1
 # Only gives the key its type; a chain takes its own count.
 MAX_ENDPOINTS = 65_536
+_SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,13 @@ def frame(table: str) -> list[str]:
         f"add chain {head} services",
         f"add rule {head} services {lookup} vmap @service-ips",
         f"add chain {head} refuse",
+        # A reset is not rate-limited, as ICMP is.
+        f"add rule {head} refuse {lookup} @refused meta l4proto tcp reject with tcp reset",
         f"add rule {head} refuse {lookup} @refused reject",
+        f"add rule {head} refuse ip daddr @cluster-ips meta l4proto tcp reject with tcp reset",
         f"add rule {head} refuse ip daddr @cluster-ips reject",
+        f"add chain {head} {_SCRATCH}",
+        *_scratch_rule(table),
         f"add chain {head} nat-prerouting {{ type nat hook prerouting priority -100; policy accept; }}",
         f"add rule {head} nat-prerouting jump services",
         f"add chain {head} nat-output {{ type nat hook output priority -100; policy accept; }}",
@@ -114,7 +120,8 @@ def frame(table: str) -> list[str]:
 # Rules in each chain that never changes; what differs was changed by someone else.
 FRAME_RULES = {
     "services": 1,
-    "refuse": 2,
+    "refuse": 4,
+    "scratch": 1,
     "nat-prerouting": 1,
     "nat-output": 1,
     "nat-postrouting": 1,
@@ -128,6 +135,19 @@ CHAIN_RULES = 2
 def chain_name(count: int) -> str:
     """Name the chain that spreads over `count` endpoints."""
     return f"lb-{count}"
+
+
+def _scratch_rule(table: str) -> list[str]:
+    """Return a rule in a chain that nothing jumps to.
+
+    nft 1.0.6 lets the key's type, which names tcp, leak into the first rule of a
+    transaction that uses the map: that rule would match TCP alone. This one takes it.
+    """
+    key = "ip daddr . meta l4proto . th dport . numgen random mod 1"
+    return [
+        f"flush chain ip {table} {_SCRATCH}",
+        f"add rule ip {table} {_SCRATCH} dnat ip to {key} map @endpoints",
+    ]
 
 
 def _chain(table: str, count: int) -> list[str]:
@@ -157,7 +177,9 @@ def change(table: str, present: Ruleset, wanted: Ruleset) -> list[str]:
     sees it missing.
     """
     commands: list[str] = []
-    for count in sorted(wanted.counts() - present.counts()):
+    new_counts = sorted(wanted.counts() - present.counts())
+    commands += _scratch_rule(table) if new_counts else []
+    for count in new_counts:
         commands += _chain(table, count)
     gone_services = _differing(present.services, wanted.services)
     gone_endpoints = _differing(present.endpoints, wanted.endpoints)

@@ -1,0 +1,43 @@
+"""What all tests share: fresh stubs, and a line for what cannot run here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "gen")]
+
+from tools import gen_protos  # noqa: E402  # the path comes first
+
+if gen_protos.stale() and "PYTEST_XDIST_WORKER" not in os.environ:
+    gen_protos.generate()
+    importlib.invalidate_caches()
+
+
+def _engine_answers() -> bool:
+    try:
+        found = subprocess.run(["docker", "version"], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return found.returncode == 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs something that is absent, and say how to get it."""
+    marks = {mark for item in items for mark in ("docker", "netns", "e2e") if item.get_closest_marker(mark)}
+    reasons: dict[str, str] = {}
+    if marks & {"docker", "e2e"} and not _engine_answers():
+        reasons["docker"] = reasons["e2e"] = "no Docker Engine answers: run `make up`"
+    if "netns" in marks and (os.geteuid() != 0 or shutil.which("ip") is None):
+        reasons["netns"] = "needs root and iproute2: run `sudo make test`"
+    for item in items:
+        for mark, reason in reasons.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skipif(True, reason=reason))
