@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "gen")]
+# For the processes that tests start.
+os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT}/gen"
 
 from tools import gen_protos  # noqa: E402  # the path comes first
 

@@ -48,7 +48,8 @@ from services.proxy.core import endpoints, ruleset
 from services.proxy.core.model import Pod, Protocol, Service, ServicePort
 async def main():
     numbers = json.loads(sys.argv[1])
-    pods = [Pod(f"u{i}", "default", f"web-{i}", {"app": "web"}, f"10.77.0.{i}", ready=True, serving=True) for i in numbers]
+    made = {"labels": {"app": "web"}, "ready": True, "serving": True}
+    pods = [Pod(f"u{i}", "default", f"web-{i}", address=f"10.77.0.{i}", **made) for i in numbers]
     ports = (ServicePort(80, 8080, node_port=30080), ServicePort(53, 53, Protocol.UDP, "dns"))
     web = Service("s", "default", "web", "10.202.0.9", ports, {"app": "web"})
     wanted = ruleset.build([endpoints.decide(web, pods)], ["10.77.0.1"])

@@ -201,7 +201,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("lines", [1, 3, 8])
 async def test_a_killed_writer_leaves_whole_manifests(tmp_path: Path, lines: int) -> None:
     """SIGKILL anywhere: what was answered is there, and no manifest is there by half."""
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220  # it starts at once, and is waited for in a thread
         [sys.executable, "-c", WRITER, str(tmp_path / "db")], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
