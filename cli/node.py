@@ -41,8 +41,10 @@ def find(service: str, environ: dict[str, str] | None = None) -> Place:
     )
     if chosen:
         return Place(service, chosen, _token(env))
-    socket = Path(env.get("TRIPOD_RUN_DIRECTORY") or "/run/tripod") / f"{service}.sock"
-    if os.access(socket, os.R_OK | os.W_OK):
+    directory = env.get("TRIPOD_RUN_DIRECTORY", "")
+    socket = Path(directory or "/run/tripod") / f"{service}.sock"
+    # Who names a folder means that node, and no other that may listen on loopback.
+    if directory or os.access(socket, os.R_OK | os.W_OK):
         return Place(service, f"unix://{socket}")
     return Place(service, f"127.0.0.1:{_PORTS[service]}", _token(env))
 
