@@ -13,6 +13,16 @@ from tests.e2e.conftest import ROOT, Node
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
+POD = b"""
+apiVersion: v1
+kind: Pod
+metadata: {name: e2e-down}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: server, image: "tripod-demo:1"}]
+"""
+
+
 def composes() -> list[list[str]]:
     """Return each compose that is here."""
     found = [["docker-compose"]] if shutil.which("docker-compose") else []
@@ -64,8 +74,8 @@ def test_down_leaves_the_host_as_it_was(node: Node) -> None:
     node.make("down")
     before = host_state()
     node.up()
-    node.tripod("apply", "-f", str(ROOT / "examples"))
-    node.tripod("wait", "pod/web-1", "--timeout", "60s")
+    node.tripod("apply", "-f", "-", data=POD)
+    node.tripod("wait", "pod/e2e-down", "--timeout", "60s")
     during = host_state()
     node.make("down")
     after = host_state()
@@ -76,4 +86,6 @@ def test_down_leaves_the_host_as_it_was(node: Node) -> None:
     assert "TRIPOD" not in after["chains"]
     assert "tripod" not in after["tables"]
     assert after["owned"] == ""
-    node.tripod("wait", "pod/web-1", "--timeout", "60s")
+    # The state was kept: the pod comes again.
+    node.tripod("wait", "pod/e2e-down", "--timeout", "60s")
+    node.tripod("delete", "pod/e2e-down")
