@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from tools import engine, images
 from tools.steps import ROOT, RUN, STATE, Report, doing, main_wrapper, run, succeeds
@@ -50,6 +52,17 @@ def _remove_node(report: Report) -> None:
     report.done("Removed the services")
     if os.geteuid() == 0:
         shutil.rmtree(RUN, ignore_errors=True)
+        _remove_empty_cgroups()
+
+
+def _remove_empty_cgroups() -> None:
+    """Remove the engine's cgroup where it holds nothing; the engine makes it again when it needs it."""
+    root = Path("/sys/fs/cgroup")
+    if run(["docker", "ps", "-aq"]):
+        return
+    for path in [*root.glob("docker"), *root.glob("*/docker")]:
+        with contextlib.suppress(OSError):  # In use after all, or not ours to remove.
+            path.rmdir()
 
 
 def _in_image(service: str, options: list[str], environment: dict[str, str]) -> str:

@@ -61,6 +61,9 @@ def host_state() -> dict[str, str]:
         "mounts": "\n".join(sorted(line.split()[4] for line in _mounts() if "/docker/" not in line)),
         "chains": "\n".join(line.split(" [")[0] for line in chains),
         "tables": run("nft", "list", "tables"),
+        "cgroups": "\n".join(
+            sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/*/") if path.is_dir())
+        ),
         "owned": run("docker", "ps", "-aq", "--filter", "label=io.tripod.node"),
     }
 
