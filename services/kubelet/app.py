@@ -202,6 +202,7 @@ class Kubelet:
             group.create_task(self._prober.run())
             await asyncio.sleep(0)
             await self._node.look()
+            self._workers.expect(pod.uid for pod in self._store.pods())
             loops = {
                 "workers": self._workers.run,
                 "source": self._workers.follow_source,
@@ -236,6 +237,7 @@ class Kubelet:
             statuses=self._statuses,
             events=self._events.hub,
             remembered=lambda: list(self._events.events()),
+            settled=self._workers.settled,
             clock=self._clock,
         )
         node_servicer = NodeServicer(lambda: self._node.status, self._summary)

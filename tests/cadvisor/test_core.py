@@ -24,6 +24,7 @@ from services.cadvisor.core.model import (
     Stats,
 )
 from services.cadvisor.core.rates import with_rate
+from services.cadvisor.loops.sampling import without_host_network
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = "ab" * 32
@@ -177,3 +178,14 @@ def test_the_metrics_page_is_read_by_prometheus_and_has_no_series_twice() -> Non
     cpu = [s for s in series if s[0] == "container_cpu_usage_seconds_total" and ("pod", "web") in s[1]]
     assert cpu[0][2] == 1.5
     assert ("image", 'x"y\\z\n') in cpu[0][1]
+
+
+def test_a_container_on_the_hosts_network_has_no_interfaces_of_its_own() -> None:
+    """The machine's traffic would be counted once for each such container."""
+    eth, bridge = (Interface(name, 1, 1, 0, 0, 1, 1, 0, 0) for name in ("eth0", "docker0"))
+    machine = Stats(Identity("/"), Cpu(), Memory(), (eth, bridge))
+    on_host = Stats(Identity("/docker/a"), Cpu(), Memory(), (bridge, eth))
+    own = Stats(Identity("/docker/b"), Cpu(), Memory(), (eth,))
+
+    assert without_host_network(on_host, machine).interfaces == ()
+    assert without_host_network(own, machine).interfaces == (eth,)

@@ -92,6 +92,12 @@ def containers(node: Node) -> dict[str, tuple[str, int]]:
     return {uid: (status["containerID"], status["restartCount"]) for uid, status in statuses.items()}
 
 
+def answers(address: str) -> bool:
+    """Connect anew and be answered; a refused connection is a failure of the test."""
+    with socket.create_connection((address, 7), timeout=10) as fresh:
+        return say(fresh, "meanwhile") == "meanwhile"
+
+
 def healthy(service: str) -> None:
     """Wait until a service is healthy."""
     until(lambda: fault(PORTS[service]) == "", f"{service} is healthy: {fault(PORTS[service])}")
@@ -104,12 +110,10 @@ def test_a_killed_service_disturbs_nothing_and_comes_back(node: Node, address: s
     with socket.create_connection((address, 7), timeout=10) as connection:
         assert say(connection, "before") == "before"
         kill(node, service)
-        with socket.create_connection((address, 7), timeout=10) as fresh:
-            assert say(fresh, "meanwhile") == "meanwhile"
-        healthy(service)
+        until(lambda: answers(address) and fault(PORTS[service]) == "", f"{service} is healthy again")
         assert say(connection, "after") == "after"
 
-    until(lambda: containers(node) == before, "the pods are as before")
+    until(lambda: answers(address) and containers(node) == before, "the pods are as before")
     assert rules() == before_rules
     if service == "cadvisor":
         page = urllib.request.urlopen("http://127.0.0.1:4194/metrics", timeout=5).read().decode()

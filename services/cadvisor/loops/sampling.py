@@ -79,7 +79,8 @@ class Sampler:
         for name, stats in sorted(sample.containers.items(), key=lambda item: item[1].identity.path):
             old = previous.get(name)
             rated = with_rate(stats.cpu, now, old.cpu if old else None, before.time if before else None)
-            containers.append(self._named(replace(stats, cpu=rated)))
+            apart = without_host_network(replace(stats, cpu=rated), sample.machine)
+            containers.append(self._named(apart))
         machine = sample.machine
         cpu = with_rate(
             machine.cpu, now, before.machine.cpu if before else None, before.time if before else None
@@ -107,6 +108,13 @@ class Sampler:
                 yield await reader.next()
         finally:
             self._readers.discard(reader)
+
+
+def without_host_network(stats: Stats, machine: Stats) -> Stats:
+    """Leave the interfaces out of a container that uses the machine's own network: they are not its own."""
+    names = {interface.name for interface in stats.interfaces}
+    shared = bool(names) and names == {interface.name for interface in machine.interfaces}
+    return replace(stats, interfaces=()) if shared else stats
 
 
 class _Reader:

@@ -49,14 +49,15 @@ function card(title, value, more, values, kind) {
 }
 
 function label(item) {
-  return item.pod ? `${item.namespace}/${item.pod} ${item.name === "POD" ? "(sandbox)" : item.name}` : item.path;
+  if (!item.pod) return item.path.replace(item.id, item.id.slice(0, 12));
+  return `${item.namespace}/${item.pod} ${item.name === "POD" ? "(sandbox)" : item.name}`;
 }
 
 function compare(a, b) {
   const key = order.key;
   const [x, y] = key === "label" ? [label(a), label(b)] : [a[key] ?? -1, b[key] ?? -1];
   const result = x < y ? -1 : x > y ? 1 : label(a) < label(b) ? -1 : 1;
-  return order.ascending ? result : key === "label" ? -result : -result;
+  return order.ascending ? result : -result;
 }
 
 function draw() {
@@ -78,6 +79,7 @@ function draw() {
     const history = (key) => snapshots.map((s) => (s.containers.find((c) => c.id === item.id) || {})[key]).filter((v) => v !== undefined);
     const name = document.createElement("span");
     name.textContent = label(item);
+    name.title = item.path;
     if (!item.pod) name.className = "where";
     row.append(
       cell(name), cell(cores(item.cpu), "number"), cell(line(history("cpu"), "cpu"), "graph"),

@@ -49,6 +49,7 @@ class Prober:
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._pods: dict[Key, PodUid] = {}
         self._verdicts: dict[Key, bool] = {}
+        self._judged: set[Key] = set()
 
     async def run(self) -> None:
         """Hold the probes' tasks until cancelled."""
@@ -59,6 +60,11 @@ class Prober:
     def readiness(self, observed: ObservedPod) -> dict[str, bool]:
         """Return the readiness verdicts of a pod's containers, by id."""
         return {c.id: self._verdicts.get((c.id, ProbeKind.READINESS), False) for c in observed.containers}
+
+    def judged(self, pod: Pod, observed: ObservedPod) -> bool:
+        """Tell whether each running container that has a readiness probe was probed once."""
+        wanted = [(work.container_id, work.kind) for work in _works(pod, observed)]
+        return all(key in self._judged for key in wanted if key[1] is ProbeKind.READINESS)
 
     def unhealthy(self, observed: ObservedPod) -> frozenset[ContainerId]:
         """Return a pod's containers whose liveness probe failed."""
@@ -85,6 +91,7 @@ class Prober:
         self._tasks.pop(key).cancel()
         self._pods.pop(key)
         self._verdicts.pop(key, None)
+        self._judged.discard(key)
 
     async def _repeat(self, key: Key, work: _Work) -> None:
         target = ProbeTarget(work.pod, work.container, work.container_id, work.address)
@@ -95,6 +102,7 @@ class Prober:
             with telemetry.unrecorded():
                 outcome = await self._runner.run(work.probe, target)
             before, state = state, probes.step(state, outcome.success, work.probe)
+            self._judged.add(key)
             if not outcome.success:
                 what = f"{work.kind.value} probe failed: {outcome.message}"
                 self._events.emit(work.pod, "Unhealthy", what, container=work.container.name, warning=True)

@@ -6,6 +6,8 @@ kubelet finds running pods by their labels and has nothing to do for them.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from services.common import telemetry, telemetry_names
@@ -32,6 +34,9 @@ from services.kubelet.ports import EventSink, PodSource, Runtime
 log = get_logger(__name__)
 WORKERS = 10
 _RELIST_SECONDS = 60.0
+# How long an adopted pod is not told of while its first probe is out.
+_ADOPT_SECONDS = 8.0
+_ADOPT_LOOK_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -46,6 +51,7 @@ class _State:
     cause: str = ""
     seen_ns: int = 0
     stop_traced: bool = False
+    adopted_at: float | None = None
 
 
 class PodWorkers:
@@ -72,11 +78,28 @@ class PodWorkers:
         self._queue = WorkQueue(clock)
         self._states: dict[PodUid, _State] = {}
         self._prober: Prober | None = None
+        self._untold: set[PodUid] = set()
+        self.settled = asyncio.Event()
         self.sync_count = 0
 
     def bind(self, prober: Prober) -> None:
         """Say who runs the probes."""
         self._prober = prober
+
+    def expect(self, uids: Iterable[PodUid]) -> None:
+        """Say which pods a restart finds; `settled` is set once each was told of.
+
+        Whoever lists or watches waits for that: a pod that is ready, but has not been
+        probed yet by this run, must not leave its services for a moment.
+        """
+        self._untold = set(uids)
+        if not self._untold:
+            self.settled.set()
+
+    def _told(self, uid: PodUid) -> None:
+        self._untold.discard(uid)
+        if not self._untold:
+            self.settled.set()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -210,6 +233,9 @@ class PodWorkers:
 
     def _publish(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
         """Compute the status; tell it when it changed; end the episode that it ends."""
+        if state.status is None and self._held(pod, state, observed):
+            self._queue.add_after(pod.uid, _ADOPT_LOOK_SECONDS)
+            return
         readiness = self._prober.readiness(observed) if self._prober else {}
         around = Circumstances(
             readiness=readiness,
@@ -229,7 +255,18 @@ class PodWorkers:
             state.episode.looked()
         with recording(state.episode), telemetry.span(telemetry_names.STATUS_PUBLISH):
             self.hub.upsert(pod.uid, status, telemetry.traceparent())
+        self._told(pod.uid)
         self._turn_episode(pod, state, status, observed, became_ready=became_ready)
+
+    def _held(self, pod: Pod, state: _State, observed: ObservedPod) -> bool:
+        """Tell whether an adopted pod waits for its first probe, and see that it is probed."""
+        if self._prober is None or state.episode is not None:
+            return False
+        if state.adopted_at is None:
+            state.adopted_at = self._clock.monotonic()
+            self._prober.update(pod, observed)
+        waited = self._clock.monotonic() - state.adopted_at
+        return waited < _ADOPT_SECONDS and not self._prober.judged(pod, observed)
 
     def _turn_episode(
         self, pod: Pod, state: _State, status: PodStatus, observed: ObservedPod, *, became_ready: bool
@@ -253,6 +290,7 @@ class PodWorkers:
             self._prober.forget(uid)
         self._states.pop(uid, None)
         self.hub.delete(uid)
+        self._told(uid)
 
 
 def _all_run(status: PodStatus, observed: ObservedPod) -> bool:

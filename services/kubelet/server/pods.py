@@ -43,6 +43,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
         statuses: WatchHub[PodStatus],
         events: WatchHub[Event],
         remembered: Callable[[], list[Event]],
+        settled: asyncio.Event,
         clock: Clock,
     ) -> None:
         self._source = source
@@ -50,10 +51,12 @@ class PodServicer(pb_grpc.PodServiceServicer):
         self._statuses = statuses
         self._events = events
         self._remembered = remembered
+        self._settled = settled
         self._clock = clock
 
     async def ListPods(self, request: pb.ListPodsRequest, context: Any) -> pb.ListPodsResponse:
-        """List statuses."""
+        """List statuses, once a restart has found all pods again."""
+        await self._settled.wait()
         found = [s for s in self._statuses.snapshot().values() if request.namespace in ("", s.namespace)]
         found.sort(key=lambda status: (status.namespace, status.name))
         return pb.ListPodsResponse(
@@ -65,7 +68,8 @@ class PodServicer(pb_grpc.PodServiceServicer):
     async def WatchPods(
         self, request: pb.WatchPodsRequest, context: Any
     ) -> AsyncIterator[pb.WatchPodsResponse]:
-        """Stream statuses."""
+        """Stream statuses, once a restart has found all pods again."""
+        await self._settled.wait()
         hub = self._statuses
         async for change in hub.watch(request.after_revision, request.server_run_id):
             answer = pb.WatchPodsResponse(revision=change.revision, server_run_id=hub.run_id)
