@@ -17,8 +17,9 @@ from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
 from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel, stream
-from services.kubelet.cri.app import cleanup
+from services.kubelet.cri.app import cleanup, network_config
 from services.kubelet.cri.config import CriConfig
+from services.kubelet.cri.network.bridge import BridgeNetwork
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio]
 LIMIT_SECONDS = 30
@@ -346,3 +347,17 @@ async def test_what_is_not_there_is_not_found(server: Server) -> None:
     assert absent.value.reason == "CONTAINER_NOT_FOUND"
     assert unpulled.value.reason == "IMAGE_PULL_FAILED"
     assert not image.HasField("image")
+
+
+async def test_a_sandbox_without_its_network_is_not_ready(server: Server) -> None:
+    """A start that was killed between the pause container and its network is made anew by the kubelet."""
+    box = await server.sandbox()
+    await server.kill()
+    network = BridgeNetwork(network_config(server.config))
+    await network.start()
+    await network.detach(box)
+    await network.stop()
+    await server.start()
+    listed = await server.ask(server.runtime.ListPodSandbox, pb.ListPodSandboxRequest())
+
+    assert [(item.id, item.state) for item in listed.items] == [(box, pb.SANDBOX_NOTREADY)]

@@ -213,9 +213,12 @@ def nanoseconds(stamp: str) -> int:
     return seconds * 1_000_000_000 + int(rest[:9].ljust(9, "0") or 0)
 
 
-def sandbox_state(engine_state: str) -> pb.PodSandboxState.ValueType:
-    """Map the engine's state of a pause container."""
-    return pb.SANDBOX_READY if engine_state in _RUNNING else pb.SANDBOX_NOTREADY
+def sandbox_state(engine_state: str, *, wired: bool) -> pb.PodSandboxState.ValueType:
+    """Map the engine's state of a pause container.
+
+    One that runs without its network was left by a start cut short: it is not ready.
+    """
+    return pb.SANDBOX_READY if engine_state in _RUNNING and wired else pb.SANDBOX_NOTREADY
 
 
 def container_state(engine_state: str) -> pb.ContainerState.ValueType:
@@ -232,12 +235,12 @@ def sandbox_metadata(record: Record) -> pb.PodSandboxMetadata:
     )
 
 
-def sandbox_item(listed: Json, record: Record) -> pb.PodSandbox:
+def sandbox_item(listed: Json, record: Record, *, wired: bool) -> pb.PodSandbox:
     """Build one entry of a list of sandboxes."""
     return pb.PodSandbox(
         id=listed["Id"],
         metadata=sandbox_metadata(record),
-        state=sandbox_state(listed["State"]),
+        state=sandbox_state(listed["State"], wired=wired),
         created_at=int(listed["Created"]) * 1_000_000_000,
         labels=record.labels,
         annotations=record.annotations,
@@ -249,7 +252,7 @@ def sandbox_status(inspected: Json, record: Record, addresses: Sequence[str]) ->
     status = pb.PodSandboxStatus(
         id=inspected["Id"],
         metadata=sandbox_metadata(record),
-        state=sandbox_state(inspected["State"]["Status"]),
+        state=sandbox_state(inspected["State"]["Status"], wired=record.host_network or bool(addresses)),
         created_at=nanoseconds(inspected["Created"]),
         labels=record.labels,
         annotations=record.annotations,

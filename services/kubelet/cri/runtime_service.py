@@ -136,7 +136,10 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
     ) -> pb.ListPodSandboxResponse:
         """List sandboxes that match the filter."""
         owned = await self._holdings.list(naming.SANDBOX)
-        items = [convert.sandbox_item(item, record) for item, record in owned]
+        items = [
+            convert.sandbox_item(item, record, wired=self._sandboxes.wired(item["Id"], record))
+            for item, record in owned
+        ]
         return pb.ListPodSandboxResponse(
             items=[item for item in items if _sandbox_matches(item, request.filter)]
         )
@@ -146,7 +149,8 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
     ) -> pb.CreateContainerResponse:
         """Create a container in its sandbox."""
         inspected, sandbox = await self._holdings.sandbox(request.pod_sandbox_id)
-        if convert.sandbox_state(inspected["State"]["Status"]) != pb.SANDBOX_READY:
+        wired = self._sandboxes.wired(inspected["Id"], sandbox)
+        if convert.sandbox_state(inspected["State"]["Status"], wired=wired) != pb.SANDBOX_READY:
             raise CriError(
                 f"Pod sandbox {request.pod_sandbox_id} is not ready",
                 code=Code.FAILED_PRECONDITION,

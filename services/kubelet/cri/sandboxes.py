@@ -212,6 +212,10 @@ class Sandboxes:
         """Return a sandbox's addresses; one on the host's network has none of its own."""
         return () if record.host_network else self._network.addresses(sandbox_id)
 
+    def wired(self, sandbox_id: str, record: Record) -> bool:
+        """Tell whether a sandbox has its network."""
+        return record.host_network or bool(self._network.addresses(sandbox_id))
+
     async def _ensure_pause_image(self) -> None:
         if self._pause_present:
             return

@@ -31,7 +31,7 @@ class LocalForwarder:
         self._targets: dict[Key, Sequence[Endpoint]] = {}
         self._listeners: dict[Key, Any] = {}
         self._faults: dict[Key, str] = {}
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     def fault(self, protocol: str, port: int) -> str:
         """Return why a port is not served."""
@@ -74,11 +74,13 @@ class LocalForwarder:
             if target is None or len(self._connections) >= _CONNECTION_LIMIT:
                 writer.transport.abort()
                 return
-            self._connections.add(writer)
+            task = asyncio.current_task()
+            assert task is not None, "a handler runs in a task"
+            self._connections[task] = writer
             try:
                 await _forward(reader, writer, target)
             finally:
-                self._connections.discard(writer)
+                del self._connections[task]
                 writer.close()
 
         return handle
@@ -88,8 +90,11 @@ class LocalForwarder:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-        for writer in list(self._connections):
+        running = dict(self._connections)
+        for writer in running.values():
             writer.transport.abort()
+        if running:
+            await asyncio.wait(running.keys(), timeout=1.0)
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Endpoint) -> None:
