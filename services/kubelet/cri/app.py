@@ -61,6 +61,7 @@ class CriServer:
         self._network = BridgeNetwork(network_config(config))
         self._stack = AsyncExitStack()
         self._holdings = Holdings(self._client, config.node_name)
+        self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
         self._logs: LogKeeper | None = None
         self._server: GrpcServer | None = None
 
@@ -76,34 +77,40 @@ class CriServer:
         await streaming.start()
         self._stack.push_async_callback(streaming.stop)
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
-        self._server = self._build(streams, execution, streaming, self._logs)
+        sandboxes = self._sandboxes()
+        await sandboxes.prepare()
+        self._server = self._build(streams, execution, streaming, sandboxes)
         await self._server.start()
         await self._server.set_serving(True)
 
-    def _build(
-        self, streams: EngineStreams, execution: DockerExec, streaming: HttpStreamingServer, logs: LogKeeper
-    ) -> GrpcServer:
-        host = Host(
-            self._config.node_name, self._config.pause_image, negative_oom_scores=_may_raise_resources()
-        )
-        sandboxes = Sandboxes(
+    def _sandboxes(self) -> Sandboxes:
+        return Sandboxes(
             self._client,
             self._holdings,
             self._network,
-            host,
+            self._host,
             pause_binary=self._config.pause_binary,
             state_directory=self._config.state_directory,
         )
+
+    def _build(
+        self,
+        streams: EngineStreams,
+        execution: DockerExec,
+        streaming: HttpStreamingServer,
+        sandboxes: Sandboxes,
+    ) -> GrpcServer:
+        assert self._logs is not None, "made right before"
         runtime = RuntimeService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
             client=self._client,
             streams=streams,
             holdings=self._holdings,
             sandboxes=sandboxes,
             network=self._network,
-            logs=logs,
+            logs=self._logs,
             execution=execution,
             streaming=streaming,
-            host=host,
+            host=self._host,
             clock=self._clock,
         )
         images = ImageService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED

@@ -216,6 +216,13 @@ class Sandboxes:
         """Tell whether a sandbox has its network."""
         return record.host_network or bool(self._network.addresses(sandbox_id))
 
+    async def prepare(self) -> None:
+        """Make the pause image now, so that the first pod need not wait; a failure shows with that pod."""
+        try:
+            await self._ensure_pause_image()
+        except CriError as error:
+            log.warning("Could not make the pause image", reason=error.reason, error=error.message)
+
     async def _ensure_pause_image(self) -> None:
         if self._pause_present:
             return
