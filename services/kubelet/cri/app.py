@@ -77,6 +77,8 @@ class CriServer:
         await streaming.start()
         self._stack.push_async_callback(streaming.stop)
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
+        if not self._host.negative_oom_scores:
+            log.info("Clamped negative out-of-memory scores to 0", why="the host lacks CAP_SYS_RESOURCE")
         sandboxes = self._sandboxes()
         await sandboxes.prepare()
         self._server = self._build(streams, execution, streaming, sandboxes)
