@@ -56,14 +56,6 @@ class Protocol(Enum):
     UDP = "UDP"
 
 
-class HostPathType(Enum):
-    """What must be true of a host path before it is mounted."""
-
-    ANY = ""
-    DIRECTORY = "Directory"
-    DIRECTORY_OR_CREATE = "DirectoryOrCreate"
-
-
 @dataclass(frozen=True, slots=True)
 class EnvVar:
     """One environment variable; `value` has its references `$(NAME)` still in it."""
@@ -88,7 +80,6 @@ class VolumeMount:
     name: str
     mount_path: str
     read_only: bool = False
-    sub_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +157,9 @@ class EmptyDir:
 
 @dataclass(frozen=True, slots=True)
 class HostPath:
-    """A path of the node."""
+    """A path of the node, which must exist."""
 
     path: str
-    type: HostPathType = HostPathType.ANY
 
 
 @dataclass(frozen=True, slots=True)

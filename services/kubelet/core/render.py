@@ -146,10 +146,7 @@ def _action(value: HttpGet | TcpSocket | ExecAction) -> Json:
 def _volume(value: Volume) -> Json:
     if isinstance(value.source, EmptyDir):
         return {"name": value.name, "emptyDir": {}}
-    return {
-        "name": value.name,
-        "hostPath": _kept({"path": value.source.path, "type": value.source.type.value}),
-    }
+    return {"name": value.name, "hostPath": {"path": value.source.path}}
 
 
 def service(value: Service) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.kubelet.core.model import Container, EmptyDir, HostPathType, Pod, PodUid
+from services.kubelet.core.model import Container, EmptyDir, Pod, PodUid
 
 HOSTS_PATH = "/etc/hosts"
 
@@ -47,15 +47,6 @@ def log_path(container: str, attempt: int) -> str:
 def directories(state: Path, pod: Pod) -> list[Path]:
     """Return the folders that must be there before the pod's containers start."""
     return [empty_dir(state, pod.uid, v.name) for v in pod.spec.volumes if isinstance(v.source, EmptyDir)]
-
-
-def host_directories(pod: Pod) -> list[str]:
-    """Return the host's folders that are to be made when they are missing."""
-    return [
-        volume.source.path
-        for volume in pod.spec.volumes
-        if not isinstance(volume.source, EmptyDir) and volume.source.type is HostPathType.DIRECTORY_OR_CREATE
-    ]
 
 
 def mounts(state: Path, pod: Pod, container: Container) -> list[Mount]:

@@ -77,6 +77,11 @@ def service_with(**spec: Any) -> bytes:
             "spec.volumes[0].emptyDir.medium",
             "not supported yet",
         ),
+        (
+            pod_with({"volumes": [{"name": "h", "hostPath": {"path": "/h", "type": "DirectoryOrCreate"}}]}),
+            "spec.volumes[0].hostPath.type",
+            "not supported yet",
+        ),
         (pod_with(name="Web"), "metadata.name", "is not a DNS name"),
         (pod_with(labels={"app": True}), "metadata.labels[app]", "put it in quotes"),
         (pod_with(labels={"-x": "y"}), "metadata.labels[-x]", "letter or digit at both ends"),
@@ -250,7 +255,7 @@ def test_what_is_written_is_read_back_the_same() -> None:
         "tty": True,
     }
     spec = {
-        "volumes": [{"name": "d", "hostPath": {"path": "/x", "type": "Directory"}}],
+        "volumes": [{"name": "d", "hostPath": {"path": "/x"}}],
         "restartPolicy": "Never",
     }
     (draft,), none = manifest.read(pod_with(spec, container))
