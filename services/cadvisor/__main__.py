@@ -9,7 +9,8 @@ import sys
 
 from services.cadvisor.app import Cadvisor
 from services.cadvisor.config import CadvisorConfig
-from services.common import lifecycle, logs, telemetry
+from services.common import failpoints, lifecycle, logs, telemetry
+from services.common.failpoints import FailpointSyntaxError
 from services.common.settings import HelpRequested, SettingsError, load
 
 
@@ -17,10 +18,11 @@ def main() -> int:
     """Serve until a signal."""
     try:
         config = load(CadvisorConfig, argv=sys.argv[1:], environ=os.environ)
+        failpoints.arm(config.failpoints, allowed=config.allow_failpoints)
     except HelpRequested as text:
         sys.stdout.write(str(text))
         return 0
-    except SettingsError as error:
+    except (SettingsError, FailpointSyntaxError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     logs.configure("tripod-cadvisor", level=config.log_level, fmt=config.log_format)

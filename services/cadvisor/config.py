@@ -26,3 +26,5 @@ class CadvisorConfig:
     history_seconds: int = setting(120, help="How many snapshots are kept for the live page.")
     log_level: str = setting("info", help="debug, info, warning or error.")
     log_format: str = setting("auto", help="json, console or auto.")
+    failpoints: str = setting("", help="Break on purpose, for tests: see services/common/failpoints.py.")
+    allow_failpoints: bool = setting(False, help="Let failpoints be armed.")

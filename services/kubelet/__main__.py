@@ -6,8 +6,9 @@ import asyncio
 import os
 import sys
 
-from services.common import lifecycle, logs, telemetry
+from services.common import failpoints, lifecycle, logs, telemetry
 from services.common.errors import TripodError
+from services.common.failpoints import FailpointSyntaxError
 from services.common.settings import HelpRequested, SettingsError, load
 from services.kubelet.app import Kubelet, cleanup, node_name
 from services.kubelet.config import KubeletConfig
@@ -18,10 +19,11 @@ def main() -> int:
     arguments = [word for word in sys.argv[1:] if word != "--cleanup"]
     try:
         config = load(KubeletConfig, argv=arguments, environ=os.environ)
+        failpoints.arm(config.failpoints, allowed=config.allow_failpoints)
     except HelpRequested as text:
         sys.stdout.write(str(text))
         return 0
-    except SettingsError as error:
+    except (SettingsError, FailpointSyntaxError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     logs.configure("tripod-kubelet", level=config.log_level, fmt=config.log_format)

@@ -37,3 +37,5 @@ class KubeletConfig:
     cadvisor_metrics_url: str = setting("http://127.0.0.1:4194/metrics", help="cAdvisor's metrics page.")
     log_level: str = setting("info", help="debug, info, warning or error.")
     log_format: str = setting("auto", help="json, console or auto.")
+    failpoints: str = setting("", help="Break on purpose, for tests: see services/common/failpoints.py.")
+    allow_failpoints: bool = setting(False, help="Let failpoints be armed.")

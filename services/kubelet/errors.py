@@ -57,10 +57,25 @@ class StoreError(KubeletError):
     def __init__(self, path: str, why: str) -> None:
         super().__init__(
             f"Cannot use the object store {path}: {why}; nothing was changed. "
-            "Move the file away to begin anew, or bring a copy back",
-            code=Code.DATA_LOSS,
+            "Running pods go on; the file is tried again every few seconds",
+            code=Code.UNAVAILABLE,
             reason="STORE_UNUSABLE",
             metadata={"path": path},
+            retry_after_seconds=5.0,
+        )
+
+
+class StoreFullError(KubeletError):
+    """The disk that holds the store is full."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The disk of the object store {path} is full; nothing was changed. "
+            "Free some space: running pods go on, and pods can be deleted",
+            code=Code.RESOURCE_EXHAUSTED,
+            reason="STORE_FULL",
+            metadata={"path": path},
+            retry_after_seconds=10.0,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe, SandboxId
@@ -40,6 +40,7 @@ class SandboxConfig:
     attempt: int
     hostname: str
     log_directory: str
+    manifest: str = ""
     dns_servers: tuple[str, ...] = ()
     dns_searches: tuple[str, ...] = ()
 
@@ -68,6 +69,18 @@ class RuntimeCondition:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What our CRI server holds on the host, as plain rows, for the audit."""
+
+    containers: Sequence[Mapping[str, str]] = ()
+    sandboxes: Sequence[Mapping[str, str]] = ()
+    leases: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[str] = ()
+    foreign: Sequence[str] = ()
+
+
 class Runtime(Protocol):
     """A container runtime. Every call may be repeated; all raise `TripodError`."""
 
@@ -77,6 +90,14 @@ class Runtime(Protocol):
 
     async def list_pods(self) -> Mapping[PodUid, ObservedPod]:
         """Return every pod that is there, without addresses and times."""
+        ...
+
+    async def manifests(self) -> Mapping[PodUid, str]:
+        """Return what `SandboxConfig.manifest` said of each pod that is there; "" where nothing is known."""
+        ...
+
+    async def ledger(self) -> Ledger | None:
+        """Return what the runtime holds of ours on this host; None from one that does not tell."""
         ...
 
     async def create_sandbox(self, config: SandboxConfig) -> SandboxId:

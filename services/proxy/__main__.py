@@ -7,8 +7,9 @@ import os
 import socket
 import sys
 
-from services.common import lifecycle, logs, telemetry
+from services.common import failpoints, lifecycle, logs, telemetry
 from services.common.errors import TripodError
+from services.common.failpoints import FailpointSyntaxError
 from services.common.settings import HelpRequested, SettingsError, load
 from services.proxy.app import Proxy, cleanup
 from services.proxy.config import ProxyConfig
@@ -19,10 +20,11 @@ def main() -> int:
     arguments = [word for word in sys.argv[1:] if word != "--cleanup"]
     try:
         config = load(ProxyConfig, argv=arguments, environ=os.environ)
+        failpoints.arm(config.failpoints, allowed=config.allow_failpoints)
     except HelpRequested as text:
         sys.stdout.write(str(text))
         return 0
-    except SettingsError as error:
+    except (SettingsError, FailpointSyntaxError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     logs.configure("tripod-proxy", level=config.log_level, fmt=config.log_format)

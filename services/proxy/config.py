@@ -23,3 +23,5 @@ class ProxyConfig:
     drift_seconds: int = setting(30, help="How often the kernel's rules are compared with ours.")
     log_level: str = setting("info", help="debug, info, warning or error.")
     log_format: str = setting("auto", help="json, console or auto.")
+    failpoints: str = setting("", help="Break on purpose, for tests: see services/common/failpoints.py.")
+    allow_failpoints: bool = setting(False, help="Let failpoints be armed.")

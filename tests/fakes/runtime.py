@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from services.common.errors import Code, TripodError
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
-from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
+from services.kubelet.ports import ContainerConfig, Ledger, RuntimeCondition, SandboxConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -29,6 +29,7 @@ class FakeRuntime:
         self.down = False
         self.calls: list[str] = []
         self._pods: dict[PodUid, ObservedPod] = {}
+        self._manifests: dict[PodUid, str] = {}
         self._watchers: set[asyncio.Queue[PodUid]] = set()
         self._count = 0
 
@@ -82,6 +83,15 @@ class FakeRuntime:
         self._called("list_pods")
         return {uid: pod for uid, pod in self._pods.items() if pod.sandboxes}
 
+    async def manifests(self) -> Mapping[PodUid, str]:
+        """Return the manifests of pods that have a sandbox."""
+        self._called("manifests")
+        return {uid: self._manifests.get(uid, "") for uid, pod in self._pods.items() if pod.sandboxes}
+
+    async def ledger(self) -> Ledger | None:
+        """Tell nothing: values hold nothing on a host."""
+        return None
+
     async def create_sandbox(self, config: SandboxConfig) -> SandboxId:
         """Make a sandbox; refuse a second of the same attempt."""
         self._called("create_sandbox")
@@ -90,6 +100,7 @@ class FakeRuntime:
         )
         if any(box.attempt == config.attempt for box in pod.sandboxes):
             raise refused("SANDBOX_EXISTS", "a sandbox of that attempt exists", Code.ALREADY_EXISTS)
+        self._manifests[config.pod.uid] = config.manifest
         number = self._next()
         box = ObservedSandbox(
             SandboxId(f"box{number}"), config.attempt, True, (f"10.9.0.{number % 250 + 1}",)

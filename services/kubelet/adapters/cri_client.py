@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,9 +14,12 @@ from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 from services.common.grpcclient import call, stream
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
-from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
+from services.kubelet.ports import ContainerConfig, Ledger, RuntimeCondition, SandboxConfig
 
 POD_UID_LABEL = "io.kubernetes.pod.uid"
+# What a lost store takes pods back from.
+MANIFEST_ANNOTATION = "tripod.io/pod"
+LEDGER_INFO = "tripod.io/ledger"
 _STATES = {
     pb.CONTAINER_CREATED: RuntimeState.CREATED,
     pb.CONTAINER_RUNNING: RuntimeState.RUNNING,
@@ -98,6 +102,18 @@ class CriRuntime:
                 ),
             )
         return found
+
+    async def manifests(self) -> Mapping[PodUid, str]:
+        """Return the manifest of each pod that is there."""
+        sandboxes = (await self._call(self._runtime.ListPodSandbox, pb.ListPodSandboxRequest())).items
+        oldest_first = sorted(sandboxes, key=lambda item: item.metadata.attempt)
+        return {PodUid(i.metadata.uid): i.annotations.get(MANIFEST_ANNOTATION, "") for i in oldest_first}
+
+    async def ledger(self) -> Ledger | None:
+        """Return what our own CRI server holds; another one tells nothing of the kind."""
+        answer = await self._call(self._runtime.Status, pb.StatusRequest(verbose=True))
+        text = answer.info.get(LEDGER_INFO, "")
+        return Ledger(**json.loads(text)) if text else None
 
     async def create_sandbox(self, config: SandboxConfig) -> SandboxId:
         """Make a ready sandbox."""
@@ -219,7 +235,10 @@ def _sandbox_config(config: SandboxConfig) -> pb.PodSandboxConfig:
         log_directory=config.log_directory,
         dns_config=pb.DNSConfig(servers=config.dns_servers, searches=config.dns_searches),
         labels=_labels(pod),
-        annotations=pod.annotations,
+        annotations={
+            **pod.annotations,
+            **({MANIFEST_ANNOTATION: config.manifest} if config.manifest else {}),
+        },
     )
 
 

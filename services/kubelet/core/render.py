@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -37,6 +38,18 @@ def pod(value: Pod, status: Mapping[str, Any] | None = None) -> Json:
         meta["deletionGracePeriodSeconds"] = value.deletion_grace_seconds
     made: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(value.spec)}
     return {**made, "status": dict(status)} if status is not None else made
+
+
+def portable(value: Pod) -> str:
+    """Write a pod so that a lost store can take it back from the runtime, by its UID."""
+    body = pod(value)
+    body["metadata"] = {
+        name: body["metadata"][name]
+        for name in ("name", "namespace", "labels", "annotations")
+        if name in body["metadata"]
+    }
+    created = value.creation_time.isoformat() if value.creation_time else ""
+    return json.dumps({"created": created, "body": json.dumps(body)}, separators=(",", ":"))
 
 
 def _metadata(value: Pod | Service) -> Json:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from opentelemetry import trace
 from tripod.cri.v1 import api_pb2 as pb
@@ -22,9 +24,13 @@ from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.image_service import ImageService
+from services.kubelet.cri.inflight import InFlight
+from services.kubelet.cri.ledger import LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
+from services.kubelet.cri.naming import Record
 from services.kubelet.cri.network.bridge import BridgeNetwork
 from services.kubelet.cri.network.config import BridgeConfig
+from services.kubelet.cri.register import Register
 from services.kubelet.cri.runtime_service import RuntimeService
 from services.kubelet.cri.sandboxes import Holdings, Sandboxes
 from services.kubelet.cri.streaming.server import HttpStreamingServer
@@ -60,7 +66,9 @@ class CriServer:
         self._client = DockerClient(config.docker_host, deadline_seconds=config.engine_deadline_seconds)
         self._network = BridgeNetwork(network_config(config))
         self._stack = AsyncExitStack()
-        self._holdings = Holdings(self._client, config.node_name)
+        self._register = Register(config.state_directory, config.node_name)
+        self._holdings = Holdings(self._client, config.node_name, self._register)
+        self._inflight: InFlight[str] = InFlight()
         self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
         self._logs: LogKeeper | None = None
         self._server: GrpcServer | None = None
@@ -72,6 +80,7 @@ class CriServer:
         self._stack.push_async_callback(streams.close)
         await self._network.start()
         self._stack.push_async_callback(self._network.stop)
+        self._register.open()
         execution = DockerExec(self._client, streams)
         streaming = HttpStreamingServer(execution)
         await streaming.start()
@@ -107,12 +116,17 @@ class CriServer:
             client=self._client,
             streams=streams,
             holdings=self._holdings,
+            register=self._register,
+            inflight=self._inflight,
             sandboxes=sandboxes,
             network=self._network,
             logs=self._logs,
             execution=execution,
             streaming=streaming,
             host=self._host,
+            ledger=LedgerTaker(
+                self._holdings, self._register, sandboxes, self._network, self._config.state_directory
+            ),
             clock=self._clock,
         )
         images = ImageService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
@@ -153,6 +167,7 @@ class CriServer:
         assert self._logs is not None, "start comes first"
         async with asyncio.TaskGroup() as group:
             self._logs.bind(group)
+            self._inflight.bind(group)
             group.create_task(self._upkeep())
 
     async def _upkeep(self) -> None:
@@ -161,6 +176,7 @@ class CriServer:
                 await self._resume_logs()
                 await self._network.ensure()
                 await self._mend_links()
+                await self._holdings.prune()
             except TripodError as error:
                 log.warning("Could not look after the pods", reason=error.reason, error=error.message)
             await self._clock.sleep(_UPKEEP_SECONDS)
@@ -168,7 +184,7 @@ class CriServer:
     async def _resume_logs(self) -> None:
         """Write the output of every container that is known; following twice changes nothing."""
         assert self._logs is not None
-        for item, record in await self._holdings.list(naming.CONTAINER):
+        for item, record in await self._holdings.listing(naming.CONTAINER):
             if item["State"] != "created" and not self._logs.follows(item["Id"]):
                 inspected = await self._client.inspect(item["Id"])
                 tty = bool(inspected and inspected["Config"].get("Tty"))
@@ -176,7 +192,7 @@ class CriServer:
 
     async def _mend_links(self) -> None:
         """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""
-        owned = await self._holdings.list(naming.SANDBOX)
+        owned = await self._holdings.listing(naming.SANDBOX)
         await self._network.collect({str(item["Id"]) for item, _ in owned})
         running = {str(item["Id"]) for item, _ in owned if item["State"] == "running"}
         for sandbox_id in set(await self._network.severed()) & running:
@@ -212,13 +228,32 @@ async def cleanup(config: CriConfig) -> int:
     Works while nothing serves, and may be repeated.
     """
     client = DockerClient(config.docker_host, deadline_seconds=config.engine_deadline_seconds)
-    holdings = Holdings(client, config.node_name)
+    register = Register(config.state_directory, config.node_name)
+    register.open()
+    holdings = Holdings(client, config.node_name, register)
     try:
-        containers = await holdings.list(naming.CONTAINER)
-        sandboxes = await holdings.list(naming.SANDBOX)
-        for item, _ in [*containers, *sandboxes]:
-            await client.remove(item["Id"])
+        ours, others = await holdings.claimants()
+        # Whoever asks for this means this node's, also where its register was lost.
+        claimed = [(item, _named_as_ours(item, config.node_name)) for item in others]
+        ours += [(item, record) for item, record in claimed if record is not None]
+        containers_first = sorted(ours, key=lambda owned: owned[1].kind == naming.SANDBOX)
+        for item, _ in containers_first:
+            await holdings.remove(item["Id"])
         await BridgeNetwork(network_config(config)).cleanup()
-        return len(containers) + len(sandboxes)
+        return len(ours)
     finally:
         client.close()
+
+
+def _named_as_ours(item: Mapping[str, Any], owner: str) -> Record | None:
+    """Return the record of a container whose name is the one that its record asks for."""
+    record = naming.decode(item["Labels"], owner)
+    labels = item["Labels"]
+    pod = Record(
+        kind=naming.SANDBOX,
+        name=labels.get("io.kubernetes.pod.name", ""),
+        namespace=labels.get("io.kubernetes.pod.namespace", ""),
+        uid=labels.get("io.kubernetes.pod.uid", ""),
+    )
+    named = record is not None and f"/{naming.name(record, pod)}" in item["Names"]
+    return record if named else None

@@ -13,11 +13,12 @@ from typing import Any
 from tripod.cri.v1 import api_pb2 as pb
 
 from services.kubelet.cri.errors import invalid
-from services.kubelet.cri.naming import CONTAINER, SANDBOX, Record, labels
+from services.kubelet.cri.naming import CONTAINER, SANDBOX, Record
 
 Json = Mapping[str, Any]
 _PROPAGATION = {0: "rprivate", 1: "rslave", 2: "rshared"}
-_RUNNING = {"running", "paused", "restarting"}
+_RUNNING = {"running", "restarting"}
+_HOLDING = {*_RUNNING, "paused"}
 # Containers log through the engine's `local` driver: it keeps every byte as it was written.
 LOG_CONFIG = {"Type": "local", "Config": {"max-size": "64m", "max-file": "3", "compress": "false"}}
 
@@ -52,7 +53,7 @@ def sandbox_record(config: pb.PodSandboxConfig) -> Record:
 
 
 def sandbox_config(config: pb.PodSandboxConfig, record: Record, host: Host) -> dict[str, Any]:
-    """Build the engine's configuration of a pause container."""
+    """Build the engine's configuration of a pause container; its labels are the register's part."""
     options = config.linux.security_context.namespace_options
     host_config: dict[str, Any] = {
         "NetworkMode": "host" if record.host_network else "none",
@@ -70,7 +71,6 @@ def sandbox_config(config: pb.PodSandboxConfig, record: Record, host: Host) -> d
         host_config["CgroupParent"] = config.linux.cgroup_parent
     made: dict[str, Any] = {
         "Image": host.pause_image,
-        "Labels": labels(record, host.owner, record),
         "HostConfig": host_config,
     }
     if config.hostname and not record.host_network:
@@ -101,12 +101,11 @@ def container_record(config: pb.ContainerConfig, sandbox_id: str, sandbox: Recor
 def container_config(
     config: pb.ContainerConfig, record: Record, sandbox: Record, host: Host, *, resolv_conf: str = ""
 ) -> dict[str, Any]:
-    """Build the engine's configuration of a container in its sandbox."""
+    """Build the engine's configuration of a container in its sandbox; its labels are the register's part."""
     made: dict[str, Any] = {
         "Image": config.image.image,
         "Env": [_env(item) for item in config.envs],
         "WorkingDir": config.working_dir,
-        "Labels": labels(record, host.owner, sandbox),
         "Tty": config.tty,
         "OpenStdin": config.stdin,
         "StdinOnce": config.stdin_once,
@@ -218,13 +217,15 @@ def sandbox_state(engine_state: str, *, wired: bool) -> pb.PodSandboxState.Value
 
     One that runs without its network was left by a start cut short: it is not ready.
     """
-    return pb.SANDBOX_READY if engine_state in _RUNNING and wired else pb.SANDBOX_NOTREADY
+    return pb.SANDBOX_READY if engine_state in _HOLDING and wired else pb.SANDBOX_NOTREADY
 
 
 def container_state(engine_state: str) -> pb.ContainerState.ValueType:
     """Map the engine's state of a container."""
     if engine_state in _RUNNING:
         return pb.CONTAINER_RUNNING
+    if engine_state == "paused":
+        return pb.CONTAINER_UNKNOWN
     return pb.CONTAINER_CREATED if engine_state == "created" else pb.CONTAINER_EXITED
 
 
@@ -312,6 +313,8 @@ def container_status(inspected: Json, record: Record) -> pb.ContainerStatus:
 
 
 def _end(state: Json) -> tuple[str, str]:
+    if state["Status"] == "paused":
+        return "Paused", "Somebody paused the container at the engine; `docker unpause` lets it go on"
     if container_state(state["Status"]) != pb.CONTAINER_EXITED:
         return "", state.get("Error", "")
     if state.get("OOMKilled"):

@@ -119,6 +119,14 @@ class DockerClient:
             if error.status != 409:
                 raise
 
+    async def unpause(self, container_id: str) -> None:
+        """Let a paused container go on. One that is not paused is no error."""
+        try:
+            await self._call("containers.unpause", lambda c: c.unpause(container_id))
+        except EngineRefusedError as error:
+            if error.status not in (409, 500):
+                raise
+
     async def remove(self, container_id: str) -> None:
         """Remove a container with its anonymous volumes, by force. An absent one is no error."""
         try:

@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from services.common import failpoints
 from services.common.errors import TripodError
 from services.common.logs import get_logger
 from services.kubelet.cri import logformat
@@ -23,6 +24,8 @@ from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.logformat import Cursor, Skipper
 
 log = get_logger(__name__)
+_OPEN = failpoints.step("cri.log.open")
+_WRITE = failpoints.step("cri.log.write")
 _STREAMS = {1: "stdout", 2: "stderr"}
 _TAIL_BYTES = 1 << 20
 _RETRY_SECONDS = 0.2
@@ -60,9 +63,13 @@ class LogFile:
 
     def write(self, stream: int, entries: list[tuple[str, bytes]]) -> None:
         """Append entries of one stream and move its cursor."""
-        os.write(self._descriptor, b"".join(logformat.entry(time, stream, line) for time, line in entries))
+        with _WRITE:
+            os.write(
+                self._descriptor, b"".join(logformat.entry(time, stream, line) for time, line in entries)
+            )
         for time, _ in entries:
             self.cursors[stream] = self.cursors[stream].after(time)
+        _WRITE.recorded_in_thread()
 
     def reopen(self) -> None:
         """Open the path anew after the file was moved away; the cursors are kept beside."""
@@ -108,13 +115,15 @@ class LogKeeper:
 
     async def _follow(self, container_id: str, path: Path, *, tty: bool) -> None:
         try:
-            file = LogFile(path, self._directory / f"{container_id}.json")
+            with _OPEN:
+                file = LogFile(path, self._directory / f"{container_id}.json")
         except OSError as error:
             log.error(
                 "Could not open a log file", container_id=container_id, path=str(path), error=str(error)
             )
             return
         self._files[container_id] = file
+        _OPEN.recorded_in_thread()
         try:
             async with asyncio.TaskGroup() as group:
                 for stream in (1,) if tty else (1, 2):

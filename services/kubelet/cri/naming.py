@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 OWNER_LABEL = "io.tripod.node"
 KIND_LABEL = "io.tripod.kind"
 RECORD_LABEL = "io.tripod.record"
+MARK_LABEL = "io.tripod.mark"
+DIGEST_LABEL = "io.tripod.digest"
 SANDBOX_LABEL = "io.kubernetes.sandbox.id"
 SANDBOX = "podsandbox"
 CONTAINER = "container"
@@ -36,6 +38,11 @@ class Record:
     log_path: str = ""
     log_directory: str = ""
     host_network: bool = False
+
+
+def name(record: Record, pod: Record) -> str:
+    """Name a container of a pod, the sandbox itself included."""
+    return sandbox_name(record) if record.kind == SANDBOX else container_name(record, pod)
 
 
 def sandbox_name(record: Record) -> str:
@@ -79,7 +86,10 @@ def encode(record: Record) -> str:
 
 
 def decode(engine_labels: Mapping[str, str], owner: str) -> Record | None:
-    """Read the record back; None for what is not ours or not whole."""
+    """Read the record back; None for what does not claim to be ours or is not whole.
+
+    Whether the claim is true, `register` tells.
+    """
     if engine_labels.get(OWNER_LABEL) != owner:
         return None
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
+from services.common import failpoints
 from services.common.clock import Clock, unix_nanoseconds
 from services.common.errors import Code
 from services.kubelet.cri import convert, naming
@@ -16,14 +18,20 @@ from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.errors import CriError, EngineRefusedError, invalid
 from services.kubelet.cri.execution import DockerExec
+from services.kubelet.cri.inflight import InFlight
+from services.kubelet.cri.ledger import LEDGER_INFO, LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
 from services.kubelet.cri.naming import Record
 from services.kubelet.cri.ports import PodNetwork, StreamingServer
+from services.kubelet.cri.register import Register, digest
 from services.kubelet.cri.sandboxes import Holdings, Owned, Sandboxes
 from services.kubelet.cri.streaming.session import StreamRequest
 
 RUNTIME_NAME = "docker"
 API_VERSION = "v1"
+_START = failpoints.step("cri.container.start")
+_STOP = failpoints.step("cri.container.stop")
+_REMOVE = failpoints.step("cri.container.remove")
 _EVENTS = {
     "create": pb.CONTAINER_CREATED_EVENT,
     "start": pb.CONTAINER_STARTED_EVENT,
@@ -41,23 +49,29 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         client: DockerClient,
         streams: EngineStreams,
         holdings: Holdings,
+        register: Register,
+        inflight: InFlight[str],
         sandboxes: Sandboxes,
         network: PodNetwork,
         logs: LogKeeper,
         execution: DockerExec,
         streaming: StreamingServer,
         host: Host,
+        ledger: LedgerTaker,
         clock: Clock,
     ) -> None:
         self._client = client
         self._streams = streams
         self._holdings = holdings
+        self._register = register
+        self._inflight = inflight
         self._sandboxes = sandboxes
         self._network = network
         self._logs = logs
         self._execution = execution
         self._streaming = streaming
         self._host = host
+        self._ledger = ledger
         self._clock = clock
 
     async def Version(self, request: pb.VersionRequest, context: Any) -> pb.VersionResponse:
@@ -86,7 +100,8 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
             reason="" if fault is None else "NetworkNotReady",
             message=fault or "",
         )
-        return pb.StatusResponse(status=pb.RuntimeStatus(conditions=[runtime, network]))
+        info = {LEDGER_INFO: json.dumps(await self._ledger.take())} if request.verbose else {}
+        return pb.StatusResponse(status=pb.RuntimeStatus(conditions=[runtime, network]), info=info)
 
     async def RuntimeConfig(self, request: pb.RuntimeConfigRequest, context: Any) -> pb.RuntimeConfigResponse:
         """Tell the engine's cgroup driver."""
@@ -104,7 +119,10 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         """Make a ready sandbox."""
         if request.runtime_handler:
             raise invalid("runtime_handler", f"{request.runtime_handler!r} is not known; leave it empty")
-        return pb.RunPodSandboxResponse(pod_sandbox_id=await self._sandboxes.run(request.config))
+        meta = request.config.metadata
+        key = f"sandbox/{meta.uid}/{meta.namespace}/{meta.name}/{meta.attempt}"
+        made = await self._inflight.join(key, lambda: self._sandboxes.run(request.config))
+        return pb.RunPodSandboxResponse(pod_sandbox_id=made)
 
     async def StopPodSandbox(
         self, request: pb.StopPodSandboxRequest, context: Any
@@ -135,7 +153,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         self, request: pb.ListPodSandboxRequest, context: Any
     ) -> pb.ListPodSandboxResponse:
         """List sandboxes that match the filter."""
-        owned = await self._holdings.list(naming.SANDBOX)
+        owned = await self._holdings.listing(naming.SANDBOX)
         items = [
             convert.sandbox_item(item, record, wired=self._sandboxes.wired(item["Id"], record))
             for item, record in owned
@@ -165,29 +183,36 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
             self._host,
             resolv_conf=str(resolv_conf) if resolv_conf.exists() else "",
         )
-        name = naming.container_name(record, sandbox)
-        return pb.CreateContainerResponse(container_id=await self._create(name, config))
+        key = f"container/{inspected['Id']}/{record.name}/{record.attempt}"
+        made = await self._inflight.join(key, lambda: self._create(config, record, sandbox))
+        return pb.CreateContainerResponse(container_id=made)
 
-    async def _create(self, name: str, config: Mapping[str, Any]) -> str:
-        """Create; a container that an interrupted attempt left created under this name makes room."""
+    async def _create(self, config: Mapping[str, Any], record: Record, sandbox: Record) -> str:
+        """Create, or return the one that was made by the same request before.
+
+        One that was made otherwise and never started makes room.
+        """
         try:
-            return await self._client.create(name, config)
+            return await self._holdings.create(config, record, sandbox)
         except EngineRefusedError as error:
-            if error.status != 409:
+            found = await self._holdings.attempt(record, sandbox) if error.status == 409 else None
+            if found is None:
                 raise
-            inspected = await self._client.inspect(name)
-            record = naming.decode(inspected["Config"]["Labels"], self._host.owner) if inspected else None
-            if inspected is None or record is None or inspected["State"]["Status"] != "created":
+            if found[0]["Config"]["Labels"].get(naming.DIGEST_LABEL) == digest(config):
+                return str(found[0]["Id"])
+            if found[0]["State"]["Status"] != "created":
                 raise
-            await self._client.remove(inspected["Id"])
-            return await self._client.create(name, config)
+            await self._holdings.remove(found[0]["Id"])
+            return await self._holdings.create(config, record, sandbox)
 
     async def StartContainer(
         self, request: pb.StartContainerRequest, context: Any
     ) -> pb.StartContainerResponse:
         """Start a container and write its output from its first byte."""
         inspected, record = await self._holdings.container(request.container_id)
-        await self._client.start(inspected["Id"])
+        async with _START:
+            await self._client.start(inspected["Id"])
+        await _START.recorded()
         self._logs.follow(inspected["Id"], record.log_path, tty=bool(inspected["Config"].get("Tty")))
         return pb.StartContainerResponse()
 
@@ -196,10 +221,14 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         found = await self._holdings.find(naming.CONTAINER, request.container_id)
         if found is None:
             return pb.StopContainerResponse()
-        if request.timeout > 0:
-            await self._client.stop(found[0]["Id"], request.timeout)
-        else:
-            await self._client.kill(found[0]["Id"])
+        if found[0]["State"]["Status"] == "paused":
+            await self._client.unpause(found[0]["Id"])
+        async with _STOP:
+            if request.timeout > 0:
+                await self._client.stop(found[0]["Id"], request.timeout)
+            else:
+                await self._client.kill(found[0]["Id"])
+        await _STOP.recorded()
         return pb.StopContainerResponse()
 
     async def RemoveContainer(
@@ -212,15 +241,17 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         container_id = found[0]["Id"]
         if found[0]["State"]["Status"] == "exited":
             await self._logs.drain(container_id)
-        await self._client.remove(container_id)
+        async with _REMOVE:
+            await self._holdings.remove(container_id)
         self._logs.drop(container_id)
+        await _REMOVE.recorded()
         return pb.RemoveContainerResponse()
 
     async def ListContainers(
         self, request: pb.ListContainersRequest, context: Any
     ) -> pb.ListContainersResponse:
         """List containers that match the filter."""
-        owned = await self._holdings.list(naming.CONTAINER)
+        owned = await self._holdings.listing(naming.CONTAINER)
         items = [convert.container_item(item, record) for item, record in owned]
         matching = [item for item in items if _container_matches(item, request.filter)]
         return pb.ListContainersResponse(containers=matching)
@@ -305,11 +336,11 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
                 yield made
 
     def _event(self, event: Mapping[str, Any]) -> pb.ContainerEventResponse | None:
-        record = naming.decode(event["Actor"]["Attributes"], self._host.owner)
+        attributes = event["Actor"]["Attributes"]
+        record = self._register.recognise(event["id"], attributes, attributes.get("name", ""))
         kind = _EVENTS.get(str(event.get("Action")))
         if record is None or kind is None:
             return None
-        attributes = event["Actor"]["Attributes"]
         pod = Record(
             kind=naming.SANDBOX,
             name=attributes.get("io.kubernetes.pod.name", ""),

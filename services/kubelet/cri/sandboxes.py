@@ -11,7 +11,7 @@ from typing import Any
 
 from tripod.cri.v1 import api_pb2 as pb
 
-from services.common import telemetry, telemetry_names
+from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import Code
 from services.common.logs import get_logger
 from services.kubelet.cri import convert, naming
@@ -25,25 +25,57 @@ from services.kubelet.cri.errors import (
 )
 from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, Record
 from services.kubelet.cri.ports import PodNetwork
+from services.kubelet.cri.register import Register, digest
 
 log = get_logger(__name__)
 Json = Mapping[str, Any]
 Owned = tuple[Json, Record]
+_CREATE = {
+    naming.SANDBOX: failpoints.step("cri.sandbox.create"),
+    naming.CONTAINER: failpoints.step("cri.container.create"),
+}
+_FILES = failpoints.step("cri.sandbox.files")
+_START = failpoints.step("cri.sandbox.start")
+_MEMBER_STOP = failpoints.step("cri.sandbox.member.stop")
+_STOP = failpoints.step("cri.sandbox.stop")
+_MEMBER_REMOVE = failpoints.step("cri.sandbox.member.remove")
+_FORGET = failpoints.step("cri.sandbox.forget")
+_REMOVE = failpoints.step("cri.sandbox.remove")
 
 
 class Holdings:
     """Finds our sandboxes and containers at the engine; what is not ours does not exist."""
 
-    def __init__(self, client: DockerClient, owner: str) -> None:
+    def __init__(self, client: DockerClient, owner: str, register: Register) -> None:
         self._client = client
         self._owner = owner
+        self._register = register
 
-    async def list(self, kind: str, *labels: str) -> list[Owned]:
+    async def listing(self, kind: str, *labels: str) -> list[Owned]:
         """List what is ours of a kind, newest first."""
         wanted = [f"{OWNER_LABEL}={self._owner}", f"{KIND_LABEL}={kind}", *labels]
         listed = await self._client.containers(wanted)
-        owned = [(item, naming.decode(item["Labels"], self._owner)) for item in listed]
+        owned = [(item, self._recognise(item["Id"], item["Labels"], _name(item))) for item in listed]
         return [(item, record) for item, record in owned if record is not None and record.kind == kind]
+
+    async def claimants(self) -> tuple[list[Owned], list[Json]]:
+        """List all that claims to be ours: what is, and what is not."""
+        ours: list[Owned] = []
+        others: list[Json] = []
+        for item in await self._client.containers([f"{OWNER_LABEL}={self._owner}"]):
+            record = self._recognise(item["Id"], item["Labels"], _name(item))
+            if record is None:
+                others.append(item)
+            else:
+                ours.append((item, record))
+        return ours, others
+
+    def _recognise(self, container_id: str, labels: Mapping[str, str] | None, name: str) -> Record | None:
+        """Return the record of what is ours; one that a kill kept out of the register is taken in."""
+        record = self._register.recognise(container_id, labels or {}, name)
+        if record is not None:
+            self._register.add(container_id)
+        return record
 
     async def find(self, kind: str, wanted: str) -> Owned | None:
         """Inspect one by id, or by a part of its id that names no other."""
@@ -52,14 +84,53 @@ class Holdings:
         inspected = await self._client.inspect(wanted)
         if inspected is None or not inspected["Id"].startswith(wanted):
             return None
-        record = naming.decode(inspected["Config"]["Labels"] or {}, self._owner)
+        name = str(inspected["Name"]).lstrip("/")
+        record = self._recognise(inspected["Id"], inspected["Config"]["Labels"], name)
         return (inspected, record) if record is not None and record.kind == kind else None
 
-    async def sandbox_by_name(self, name: str) -> Owned | None:
-        """Inspect a sandbox by its name at the engine; None for what is not ours."""
-        inspected = await self._client.inspect(name)
-        record = naming.decode(inspected["Config"]["Labels"] or {}, self._owner) if inspected else None
-        return (inspected, record) if inspected and record and record.kind == naming.SANDBOX else None
+    async def attempt(self, record: Record, pod: Record) -> Owned | None:
+        """Inspect the container of the same pod, name and attempt, if there is one."""
+        uid = f"io.kubernetes.pod.uid={pod.uid}"
+        for item, other in await self.listing(record.kind, uid):
+            if (other.name, other.attempt) == (record.name, record.attempt):
+                return await self.find(record.kind, item["Id"])
+        return None
+
+    async def create(self, config: Mapping[str, Any], record: Record, pod: Record) -> str:
+        """Create a container of ours. Raises `EngineRefusedError` 409 when we have this attempt already.
+
+        A foreign container under our name is left alone: ours gets a name beside it.
+        """
+        name = naming.name(record, pod)
+        for candidate in (name, *(f"{name}_{number}" for number in range(2, 10))):
+            labels = self._register.labels(record, pod, candidate, digest(config))
+            try:
+                async with _CREATE[record.kind]:
+                    made = await self._client.create(candidate, {**config, "Labels": labels})
+                self._register.add(made)
+                await _CREATE[record.kind].recorded()
+                return made
+            except EngineRefusedError as error:
+                if error.status != 409 or await self.attempt(record, pod) is not None:
+                    raise
+                log.warning("Left a foreign container alone that has our name", name=candidate)
+        raise CriError(
+            f"The engine has foreign containers under the name {name}",
+            code=Code.ALREADY_EXISTS,
+            reason="NAME_TAKEN",
+            metadata={"name": name},
+        )
+
+    async def remove(self, container_id: str) -> None:
+        """Remove a container with its anonymous volumes. May be repeated."""
+        await self._client.remove(container_id)
+        self._register.remove(container_id)
+
+    async def prune(self) -> None:
+        """Forget the ids of containers that others removed."""
+        before = self._register.ids()
+        listed = await self._client.containers([f"{OWNER_LABEL}={self._owner}"])
+        self._register.prune(before, [item["Id"] for item in listed])
 
     async def sandbox(self, sandbox_id: str) -> Owned:
         """Inspect a sandbox. Raises `SandboxNotFoundError`."""
@@ -74,6 +145,11 @@ class Holdings:
         if found is None:
             raise ContainerNotFoundError(container_id)
         return found
+
+
+def _name(listed: Json) -> str:
+    """Return the name in an entry of the engine's list; others are those of links."""
+    return next((name[1:] for name in listed.get("Names") or () if name.count("/") == 1), "")
 
 
 class Sandboxes:
@@ -106,10 +182,17 @@ class Sandboxes:
         """Make a ready sandbox; what a failure leaves behind is removed. Returns its id."""
         record = convert.sandbox_record(config)
         await self._ensure_pause_image()
-        sandbox_id = await self._create(convert.sandbox_config(config, record, self._host), record)
+        made = convert.sandbox_config(config, record, self._host)
+        sandbox_id, works = await self._create(made, record)
+        if works:
+            return sandbox_id
         try:
-            self._write_resolv_conf(sandbox_id, config.dns_config)
-            await self._client.start(sandbox_id)
+            async with _FILES:
+                self._write_resolv_conf(sandbox_id, config.dns_config)
+            await _FILES.recorded()
+            async with _START:
+                await self._client.start(sandbox_id)
+            await _START.recorded()
             if not record.host_network:
                 await self._attach(sandbox_id, config.hostname)
         except BaseException:
@@ -117,35 +200,31 @@ class Sandboxes:
             raise
         return sandbox_id
 
-    async def _create(self, config: Mapping[str, Any], record: Record) -> str:
-        name = naming.sandbox_name(record)
-        try:
-            return await self._client.create(name, config)
-        except EngineRefusedError as error:
-            if error.status != 409:
-                raise
-            await self._clear_name(name)
-            return await self._client.create(name, config)
+    async def _create(self, config: Mapping[str, Any], record: Record) -> tuple[str, bool]:
+        """Create the pause container; returns its id and whether it works already.
 
-    async def _clear_name(self, name: str) -> None:
-        """Remove a sandbox that an interrupted attempt left under this name; never one that works."""
-        found = await self._holdings.sandbox_by_name(name)
-        if found is None:
-            raise CriError(
-                f"The engine has a container {name} that is not ours",
-                code=Code.ALREADY_EXISTS,
-                reason="NAME_TAKEN",
-                metadata={"name": name},
-            )
+        The same request may come again after its answer was lost: then the sandbox is
+        there and works. One that does not was left by an interrupted start, and makes room.
+        """
+        try:
+            return await self._holdings.create(config, record, record), False
+        except EngineRefusedError as error:
+            found = await self._holdings.attempt(record, record) if error.status == 409 else None
+            if found is None:
+                raise
         sandbox_id = str(found[0]["Id"])
-        if found[0]["State"]["Status"] == "running" and self._network.addresses(sandbox_id):
-            raise CriError(
-                f"Pod sandbox {name} runs already",
-                code=Code.ALREADY_EXISTS,
-                reason="SANDBOX_EXISTS",
-                metadata={"pod_sandbox_id": sandbox_id},
-            )
-        await self._discard(sandbox_id)
+        if found[0]["State"]["Status"] != "running" or not self.wired(sandbox_id, record):
+            await self._discard(sandbox_id)
+            return await self._holdings.create(config, record, record), False
+        if found[0]["Config"]["Labels"].get(naming.DIGEST_LABEL) == digest(config):
+            return sandbox_id, True
+        name = f"{record.namespace}/{record.name}"
+        raise CriError(
+            f"Pod sandbox {name} runs already with another configuration, attempt {record.attempt}",
+            code=Code.ALREADY_EXISTS,
+            reason="SANDBOX_EXISTS",
+            metadata={"pod_sandbox_id": sandbox_id},
+        )
 
     async def _attach(self, sandbox_id: str, hostname: str) -> None:
         inspected = await self._client.inspect(sandbox_id)
@@ -158,7 +237,7 @@ class Sandboxes:
     async def _discard(self, sandbox_id: str) -> None:
         try:
             await self._network.detach(sandbox_id)
-            await self._client.remove(sandbox_id)
+            await self._holdings.remove(sandbox_id)
             self._forget(sandbox_id)
         except Exception as error:
             log.warning("Left a broken sandbox behind", pod_sandbox_id=sandbox_id, error=str(error))
@@ -186,10 +265,18 @@ class Sandboxes:
             return
         full_id = str(found[0]["Id"])
         for item, _ in await self._members(full_id):
-            if convert.container_state(item["State"]) == pb.CONTAINER_RUNNING:
-                await self._client.kill(item["Id"])
+            if item["State"] == "paused":
+                await self._client.unpause(item["Id"])
+            if item["State"] in ("running", "paused", "restarting"):
+                async with _MEMBER_STOP:
+                    await self._client.kill(item["Id"])
+                await _MEMBER_STOP.recorded()
         await self._network.detach(full_id)
-        await self._client.kill(full_id)
+        if found[0]["State"]["Status"] == "paused":
+            await self._client.unpause(full_id)
+        async with _STOP:
+            await self._client.kill(full_id)
+        await _STOP.recorded()
 
     async def remove(self, sandbox_id: str) -> tuple[str, ...]:
         """Remove a sandbox with its containers; returns the ids of those. May be repeated."""
@@ -199,14 +286,20 @@ class Sandboxes:
         full_id = str(found[0]["Id"])
         members = tuple(str(item["Id"]) for item, _ in await self._members(full_id))
         for member in members:
-            await self._client.remove(member)
+            async with _MEMBER_REMOVE:
+                await self._holdings.remove(member)
+            await _MEMBER_REMOVE.recorded()
         await self._network.detach(full_id)
-        await self._client.remove(full_id)
-        self._forget(full_id)
+        async with _FORGET:
+            self._forget(full_id)
+        await _FORGET.recorded()
+        async with _REMOVE:
+            await self._holdings.remove(full_id)
+        await _REMOVE.recorded()
         return members
 
     async def _members(self, sandbox_id: str) -> list[Owned]:
-        return await self._holdings.list(naming.CONTAINER, f"{SANDBOX_LABEL}={sandbox_id}")
+        return await self._holdings.listing(naming.CONTAINER, f"{SANDBOX_LABEL}={sandbox_id}")
 
     def addresses(self, sandbox_id: str, record: Record) -> tuple[str, ...]:
         """Return a sandbox's addresses; one on the host's network has none of its own."""

@@ -10,9 +10,9 @@ from typing import assert_never
 
 from opentelemetry import trace
 
-from services.common import telemetry, telemetry_names
+from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import TripodError
-from services.kubelet.core import env, plan, volumes
+from services.kubelet.core import env, plan, render, volumes
 from services.kubelet.core.manifest_pod import tag_is_latest
 from services.kubelet.core.model import Container, Pod, PullPolicy, SandboxId
 from services.kubelet.core.observed import ObservedPod
@@ -20,6 +20,19 @@ from services.kubelet.core.plan import Action
 from services.kubelet.core.resources import kernel_resources
 from services.kubelet.core.status import Waiting
 from services.kubelet.ports import ContainerConfig, EventSink, PodFiles, PodSource, Runtime, SandboxConfig
+
+_VOLUMES = failpoints.step("pod.volumes")
+_SANDBOX_CREATE = failpoints.step("pod.sandbox.create")
+_SANDBOX_STOP = failpoints.step("pod.sandbox.stop")
+_SANDBOX_REMOVE = failpoints.step("pod.sandbox.remove")
+_IMAGE = failpoints.step("pod.image")
+_HOSTS = failpoints.step("pod.hosts")
+_CREATE = failpoints.step("pod.container.create")
+_START = failpoints.step("pod.container.start")
+_STOP = failpoints.step("pod.container.stop")
+_REMOVE = failpoints.step("pod.container.remove")
+_FILES = failpoints.step("pod.files.remove")
+_LOGS = failpoints.step("pod.logs.remove")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +92,20 @@ class Actor:
                         await self._guarded(pod, action.container, outcome, starting)
                 case plan.RemoveContainer():
                     outcome.acted = True
-                    await self._runtime.remove_container(action.id)
+                    async with _REMOVE:
+                        await self._runtime.remove_container(action.id)
+                    await _REMOVE.recorded()
                 case plan.StopSandbox():
                     outcome.acted = True
                     with telemetry.span(telemetry_names.SANDBOX_STOP, attributes={"reason": action.reason}):
-                        await self._runtime.stop_sandbox(action.id)
+                        async with _SANDBOX_STOP:
+                            await self._runtime.stop_sandbox(action.id)
+                    await _SANDBOX_STOP.recorded()
                 case plan.RemoveSandbox():
                     outcome.acted = True
-                    await self._runtime.remove_sandbox(action.id)
+                    async with _SANDBOX_REMOVE:
+                        await self._runtime.remove_sandbox(action.id)
+                    await _SANDBOX_REMOVE.recorded()
                 case plan.Finalize():
                     await self._finalize(pod)
                     outcome.finalized = outcome.acted = True
@@ -114,11 +133,15 @@ class Actor:
         self._events.emit(pod, "Killing", what, container=action.container)
         attributes = {"k8s.container.name": action.container, "reason": action.reason}
         with telemetry.span(telemetry_names.CONTAINER_STOP, attributes=attributes):
-            await self._runtime.stop_container(action.id, action.grace_seconds)
+            async with _STOP:
+                await self._runtime.stop_container(action.id, action.grace_seconds)
+        await _STOP.recorded()
 
     async def _create_sandbox(self, pod: Pod, action: plan.CreateSandbox) -> SandboxId:
         with telemetry.span(telemetry_names.VOLUME_MOUNT):
-            await self._files.prepare(pod)
+            async with _VOLUMES:
+                await self._files.prepare(pod)
+        await _VOLUMES.recorded()
         if action.attempt:
             self._events.emit(pod, "SandboxChanged", f"Making a new sandbox: {action.reason}")
         config = SandboxConfig(
@@ -126,12 +149,16 @@ class Actor:
             attempt=action.attempt,
             hostname=hostname(pod),
             log_directory=str(volumes.log_directory(self._facts.state_directory, pod)),
+            manifest=render.portable(pod),
             dns_servers=self._facts.dns_servers,
             dns_searches=self._facts.dns_searches,
         )
         try:
             with telemetry.span(telemetry_names.SANDBOX_CREATE, attributes={"reason": action.reason}):
-                return await self._runtime.create_sandbox(config)
+                async with _SANDBOX_CREATE:
+                    made = await self._runtime.create_sandbox(config)
+                await _SANDBOX_CREATE.recorded()
+                return made
         except TripodError as error:
             self._events.emit(pod, "FailedCreatePodSandBox", error.message, warning=True)
             raise
@@ -152,7 +179,9 @@ class Actor:
             with telemetry.span(
                 telemetry_names.IMAGE_PULL, attributes={"container.image.name": action.image}
             ):
-                await self._runtime.pull_image(action.image)
+                async with _IMAGE:
+                    await self._runtime.pull_image(action.image)
+                await _IMAGE.recorded()
         except TripodError as error:
             message = error.message + (_local_image_advice(action.image) if present else "")
             self._events.emit(pod, "Failed", message, container=action.container, warning=True)
@@ -169,21 +198,27 @@ class Actor:
             with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
                 await self._refresh_hosts(pod)
                 config = self._container_config(pod, spec, action.attempt)
-                container_id = await self._runtime.create_container(sandbox_id, config)
+                async with _CREATE:
+                    container_id = await self._runtime.create_container(sandbox_id, config)
+                await _CREATE.recorded()
                 self._events.emit(pod, "Created", f"Created container {spec.name}", container=spec.name)
                 trace.get_current_span().set_attribute("container.id", container_id)
-                await self._runtime.start_container(container_id)
+                async with _START:
+                    await self._runtime.start_container(container_id)
         except TripodError as error:
             self._events.emit(pod, "Failed", error.message, container=spec.name, warning=True)
             raise _StartError("RunContainerError", error.message) from error
         self._events.emit(pod, "Started", f"Started container {spec.name}", container=spec.name)
+        await _START.recorded()
 
     async def _refresh_hosts(self, pod: Pod) -> None:
         await self._files.prepare(pod)
         observed = await self._runtime.observe(pod.uid)
         sandbox = observed.sandbox()
         text = volumes.hosts_text(hostname(pod), sandbox.addresses if sandbox else ())
-        await self._files.write_hosts(pod, text)
+        async with _HOSTS:
+            await self._files.write_hosts(pod, text)
+        await _HOSTS.recorded()
 
     def _container_config(self, pod: Pod, spec: Container, attempt: int) -> ContainerConfig:
         values = env.environment(spec.env)
@@ -200,8 +235,12 @@ class Actor:
         )
 
     async def _finalize(self, pod: Pod) -> None:
-        await self._files.remove(pod.uid)
-        await self._files.remove_logs(pod)
+        async with _FILES:
+            await self._files.remove(pod.uid)
+        await _FILES.recorded()
+        async with _LOGS:
+            await self._files.remove_logs(pod)
+        await _LOGS.recorded()
         await self._source.finalize(pod.uid)
 
 

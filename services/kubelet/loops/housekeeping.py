@@ -6,7 +6,9 @@ an orphan when two looks in a row find it so.
 
 from __future__ import annotations
 
-from services.common import telemetry
+from collections.abc import Collection
+
+from services.common import failpoints, telemetry
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
@@ -15,6 +17,7 @@ from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.ports import PodFiles, PodSource, Runtime
 
 log = get_logger(__name__)
+_ORPHAN = failpoints.step("orphan.remove")
 PERIOD_SECONDS = 5.0
 _GRACE_SECONDS = 2
 
@@ -28,6 +31,11 @@ class Housekeeper:
         self._files = files
         self._clock = clock
         self._suspects: set[PodUid] = set()
+        self._spared: frozenset[PodUid] = frozenset()
+
+    def spare(self, uids: Collection[PodUid]) -> None:
+        """Leave pods alone that a lost store could not take back: nobody can tell whether they are wanted."""
+        self._spared = frozenset(uids)
 
     async def run(self) -> None:
         """Clean up every few seconds, for ever."""
@@ -44,11 +52,13 @@ class Housekeeper:
         listed = await self._runtime.list_pods()
         folders = await self._files.known()
         owned = {pod.uid for pod in self._source.pods()}
-        orphans = {*listed, *folders} - owned
+        orphans = {*listed, *folders} - owned - self._spared
         for uid in sorted(orphans & self._suspects):
-            if uid in listed:
-                await self._remove(listed[uid])
-            await self._files.remove(uid)
+            async with _ORPHAN:
+                if uid in listed:
+                    await self._remove(listed[uid])
+                await self._files.remove(uid)
+            await _ORPHAN.recorded()
         self._suspects = orphans
 
     async def _remove(self, pod: ObservedPod) -> None:

@@ -14,11 +14,14 @@ from typing import Protocol
 
 from watchfiles import awatch
 
+from services.common import failpoints
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
 
 log = get_logger(__name__)
+_TAKE = failpoints.step("manifest.take")
+_DROP = failpoints.step("manifest.drop")
 SUFFIXES = (".yaml", ".yml", ".json")
 RESCAN_SECONDS = 20.0
 
@@ -93,7 +96,9 @@ class ManifestDirectory:
             await self._take(name, content)
         for origin in self._store.origins() - files.keys():
             log.info("Removed a manifest's objects", file=origin)
-            await self._store.delete_origin(origin)
+            async with _DROP:
+                await self._store.delete_origin(origin)
+            await _DROP.recorded()
         for name in [name for name in self._faults if name not in files]:
             del self._faults[name]
 
@@ -112,12 +117,14 @@ class ManifestDirectory:
             self._refuse(name, content.strerror or str(content))
             return
         try:
-            await self._store.apply(content, source=name, origin=name)
+            async with _TAKE:
+                await self._store.apply(content, source=name, origin=name)
         except TripodError as error:
             lines = [f"{v.field}: {v.description}" for v in error.violations]
             self._refuse(name, "; ".join(lines) or error.message)
         else:
             self._faults.pop(name, None)
+            await _TAKE.recorded()
 
     def _refuse(self, name: str, fault: str) -> None:
         if self._faults.get(name) != fault:

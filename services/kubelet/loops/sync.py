@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from services.common import telemetry, telemetry_names
+from services.common import failpoints, telemetry, telemetry_names
 from services.common.clock import Clock, unix_nanoseconds
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
@@ -32,6 +32,7 @@ from services.kubelet.loops.prober import Prober
 from services.kubelet.ports import EventSink, PodSource, Runtime
 
 log = get_logger(__name__)
+_PUBLISH = failpoints.step("pod.status.publish")
 WORKERS = 10
 _RELIST_SECONDS = 60.0
 # How long an adopted pod is not told of while its first probe is out.
@@ -254,7 +255,9 @@ class PodWorkers:
         if became_ready and state.episode is not None:
             state.episode.looked()
         with recording(state.episode), telemetry.span(telemetry_names.STATUS_PUBLISH):
-            self.hub.upsert(pod.uid, status, telemetry.traceparent())
+            with _PUBLISH:
+                self.hub.upsert(pod.uid, status, telemetry.traceparent())
+        _PUBLISH.recorded_in_thread()
         self._told(pod.uid)
         self._turn_episode(pod, state, status, observed, became_ready=became_ready)
 

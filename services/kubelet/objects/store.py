@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,8 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from services.common import failpoints
 from services.common.clock import Clock
 from services.common.errors import FieldViolation
+from services.common.logs import get_logger
 from services.common.watch import Bookmark, WatchHub
 from services.kubelet.core import manifest, render
 from services.kubelet.core.allocate import Ranges, Taken, allocate
@@ -28,9 +30,15 @@ from services.kubelet.core.manifest import Draft
 from services.kubelet.core.manifest_service import HEADLESS, ServiceDraft
 from services.kubelet.core.model import ObjectKey, Pod, PodSpec, PodUid, Service
 from services.kubelet.errors import ManifestError, ObjectTerminatingError, StoreError
+from services.kubelet.objects.backup import Backup
 from services.kubelet.objects.database import Database, Row
 
+log = get_logger(__name__)
 T = TypeVar("T")
+_APPLY = failpoints.step("store.apply")
+_DELETE = failpoints.step("store.delete")
+_FINALIZE = failpoints.step("store.finalize")
+_MAINTAIN_SECONDS = 2.0
 StoredObject = Pod | Service
 
 
@@ -73,11 +81,17 @@ class ObjectStore:
 
     def __init__(self, path: Path, ranges: Ranges, clock: Clock, *, run_id: str) -> None:
         self._database = Database(path)
+        self._backup = Backup(path.with_name(f"{path.name}.backup.json"))
+        self._backed_up = 0
+        self._fault = ""
+        self._full = False
+        self.lost = ""
         self._ranges = ranges
         self._clock = clock
         self._entries: dict[ObjectKey, Entry] = {}
         self._revision = 0
         self._lock = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="objects")
         self.pod_hub: WatchHub[Pod] = WatchHub(run_id)
         self.service_hub: WatchHub[Service] = WatchHub(run_id)
@@ -88,17 +102,89 @@ class ObjectStore:
         return self._revision
 
     async def open(self) -> None:
-        """Read the file. Raises `StoreError`."""
-        rows, self._revision = await self._in_thread(self._database.open)
-        try:
-            entries = [_entry(row) for row in rows]
-        except (ValueError, KeyError) as error:
-            raise StoreError("rows", f"an object cannot be read: {error}") from error
+        """Read the file. Raises `StoreError` where the disk does not let us.
+
+        A file that cannot be trusted is set aside and its copy read instead; `lost`
+        then says why, and `restore` adds what the runtime knows beyond the copy.
+        """
+        stamp = self._clock.now().strftime("%Y%m%dT%H%M%SZ")
+        opened = await self._in_thread(lambda: self._database.open(stamp=stamp))
+        rows, self._revision, self.lost = list(opened.rows), opened.revision, opened.lost
+        entries = self._read(rows)
+        if opened.lost:
+            rows, self._revision = await self._in_thread(self._backup.read)
+            entries = self._read(rows)
+            if opened.aside or rows:
+                log.error(
+                    "Lost the object store", why=opened.lost, set_aside=opened.aside, from_backup=len(rows)
+                )
+            await self._in_thread(lambda: self._database.write(rows, [], self._revision))
         for entry in sorted(entries, key=lambda e: e.value.revision):
             self._show(entry, "")
+        await self.maintain()
+
+    def _read(self, rows: Sequence[Row]) -> list[Entry]:
+        """Read rows; one that cannot be read is told and left where it is."""
+        entries = []
+        for row in rows:
+            try:
+                entries.append(_entry(row))
+            except (ValueError, KeyError) as error:
+                self.lost = self.lost or f"{row.kind.lower()}/{row.name} cannot be read"
+                log.error("Could not read an object", kind=row.kind, name=row.name, error=str(error))
+        return entries
+
+    async def restore(self, manifests: Mapping[PodUid, str]) -> list[Pod]:
+        """Take pods in that run and that a lost store does not know, by the form of `render.portable`.
+
+        Returns those that were taken in. A name that another pod has by now keeps that one.
+        """
+        async with self._lock:
+            entries: list[Entry] = []
+            for uid, text in manifests.items():
+                entry = _portable_entry(uid, text)
+                if entry is None:
+                    log.error("Could not restore a pod", pod_uid=uid)
+                elif entry.value.key not in self._entries and self.pod(uid) is None:
+                    entries.append(entry)
+            await self._commit(_Change(tuple(entries), (), (), ()), "", _APPLY)
+            return [e.value for e in entries if isinstance(e.value, Pod)]
+
+    def fault(self) -> str | None:
+        """Return why nothing new can be stored now; None when it can."""
+        if self._fault:
+            return self._fault
+        return "The disk of the object store is full" if self._full else None
+
+    async def maintain(self) -> None:
+        """Do what can wait: mend the file, keep the reserve, copy the rows. Raises nothing."""
+        async with self._lock:
+            rows, revision = [_row(entry) for entry in self._entries.values()], self._revision
+            if self._fault:
+                try:
+                    await self._in_thread(lambda: self._database.reopen(rows, revision))
+                    log.info("Mended the object store", was=self._fault)
+                    self._fault = ""
+                except StoreError as error:
+                    self._fault = error.message
+            self._full = not await self._in_thread(self._database.keep_reserve)
+            if revision != self._backed_up:
+                try:
+                    await self._in_thread(lambda: self._backup.write(rows, revision))
+                    self._backed_up = revision
+                except OSError as error:
+                    log.warning("Could not copy the object store", error=str(error))
+
+    async def run(self) -> None:
+        """Maintain the file for ever."""
+        while True:
+            await self.maintain()
+            await self._clock.sleep(_MAINTAIN_SECONDS)
 
     async def close(self) -> None:
-        """Close the file."""
+        """Close the file, once running changes are in it."""
+        if self._changes:
+            await asyncio.wait(set(self._changes), timeout=2.0)
         await self._in_thread(self._database.close)
         self._thread.shutdown(wait=True)
 
@@ -146,12 +232,23 @@ class ObjectStore:
         drafts, faults = await asyncio.to_thread(manifest.read, data)
         if faults:
             raise ManifestError(faults, source)
-        async with self._lock:
-            change = self._plan(drafts, source, origin)
-            if dry_run:
-                return list(change.applied)
-            await self._commit(change, traceparent)
-            return [self._as_stored(item) for item in change.applied]
+
+        async def act() -> list[Applied]:
+            async with self._lock:
+                change = self._plan(drafts, source, origin)
+                if dry_run:
+                    return list(change.applied)
+                await self._commit(change, traceparent, _APPLY)
+                return [self._as_stored(item) for item in change.applied]
+
+        return await self._to_its_end(act())
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish a change although its caller goes: what is written must be shown."""
+        task = asyncio.ensure_future(work)  # noqa: TID251  # `close` waits for it
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
 
     def _as_stored(self, item: Applied) -> Applied:
         entry = self._entries.get(item.value.key)
@@ -268,6 +365,11 @@ class ObjectStore:
 
         Raises `ManifestError` for an object that a file of the manifest directory holds.
         """
+        return await self._to_its_end(self._delete(keys, grace_seconds, traceparent))
+
+    async def _delete(
+        self, keys: Sequence[ObjectKey], grace_seconds: int | None, traceparent: str
+    ) -> list[ObjectKey]:
         async with self._lock:
             found = [key for key in dict.fromkeys(keys) if key in self._entries]
             held = [key for key in found if self._entries[key].origin]
@@ -279,14 +381,18 @@ class ObjectStore:
             marked = [self._marked(self._entries[key], grace_seconds) for key in found]
             pods = [e for e in marked if isinstance(e.value, Pod) and e != self._entries[e.value.key]]
             services = tuple(e.value.key for e in marked if isinstance(e.value, Service))
-            await self._commit(_Change((), tuple(pods), services, ()), traceparent)
+            await self._commit(_Change((), tuple(pods), services, ()), traceparent, _DELETE)
             return found
 
     async def delete_origin(self, origin: str) -> None:
         """Delete everything that came from a file."""
-        async with self._lock:
-            lost = self._missing([], origin)
-            await self._commit(_Change((), tuple(lost), (), ()), "")
+
+        async def act() -> None:
+            async with self._lock:
+                lost = self._missing([], origin)
+                await self._commit(_Change((), tuple(lost), (), ()), "", _DELETE)
+
+        await self._to_its_end(act())
 
     def origins(self) -> set[str]:
         """Return the files from which objects came."""
@@ -294,13 +400,17 @@ class ObjectStore:
 
     async def finalize(self, uid: PodUid) -> None:
         """Forget a pod that was deleted and of which nothing is left. May be repeated."""
-        async with self._lock:
-            pod = self.pod_hub.get(uid)
-            if pod is not None and pod.deletion_time is not None:
-                await self._commit(_Change((), (), (pod.key,), ()), "")
 
-    async def _commit(self, change: _Change, traceparent: str) -> None:
-        """Write a change, then show it."""
+        async def act() -> None:
+            async with self._lock:
+                pod = self.pod_hub.get(uid)
+                if pod is not None and pod.deletion_time is not None:
+                    await self._commit(_Change((), (), (pod.key,), ()), "", _FINALIZE)
+
+        await self._to_its_end(act())
+
+    async def _commit(self, change: _Change, traceparent: str, step: failpoints.Step) -> None:
+        """Write a change, then show it. Raises `StoreFullError`, `StoreError`; then nothing was changed."""
         deletes = [
             *change.deletes,
             *(e.value.key for e in change.terminating if isinstance(e.value, Service)),
@@ -314,14 +424,28 @@ class ObjectStore:
             revision += 1
             entries.append(replace(entry, value=replace(entry.value, revision=revision)))
         revision += len(deletes)
-        rows = [_row(entry) for entry in entries]
-        keys = [(key.kind, key.namespace, key.name) for key in deletes]
-        await asyncio.shield(self._in_thread(lambda: self._database.write(rows, keys, revision)))
+        async with step:
+            await self._write(entries, deletes, revision, freeing=step is not _APPLY)
         self._revision = revision
         for entry in entries:
             self._show(entry, traceparent)
         for key in deletes:
             self._hide(key, traceparent)
+        await step.recorded()
+
+    async def _write(
+        self, entries: Sequence[Entry], deletes: Sequence[ObjectKey], revision: int, *, freeing: bool
+    ) -> None:
+        if self._fault:
+            raise StoreError("now", self._fault)
+        rows = [_row(entry) for entry in entries]
+        keys = [(key.kind, key.namespace, key.name) for key in deletes]
+        try:
+            await self._in_thread(lambda: self._database.write(rows, keys, revision, freeing=freeing))
+        except StoreError as error:
+            self._fault = error.message
+            log.error("Lost the object store's file; running pods go on", error=error.message)
+            raise
 
     def _show(self, entry: Entry, traceparent: str) -> None:
         self._entries[entry.value.key] = entry
@@ -429,3 +553,25 @@ def _entry(row: Row) -> Entry:
         revision=row.revision,
     )
     return Entry(pod, row.origin)
+
+
+def _portable_entry(uid: PodUid, text: str) -> Entry | None:
+    try:
+        values = json.loads(text)
+        body = json.loads(values["body"])
+        meta = body["metadata"]
+        row = Row(
+            kind="Pod",
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=uid,
+            revision=0,
+            origin="",
+            created=values["created"],
+            deleted=None,
+            grace=None,
+            body=values["body"],
+        )
+        return _entry(row)
+    except (ValueError, KeyError, TypeError):
+        return None

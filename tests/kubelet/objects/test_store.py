@@ -17,7 +17,7 @@ from services.common.clock import SystemClock
 from services.common.watch import Upserted
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.model import ObjectKey, Pod, Service
-from services.kubelet.errors import ManifestError, ObjectTerminatingError, StoreError
+from services.kubelet.errors import ManifestError, ObjectTerminatingError
 from services.kubelet.objects.store import ObjectStore, Result
 
 pytestmark = pytest.mark.asyncio
@@ -167,15 +167,15 @@ async def test_services_are_watched(tmp_path: Path) -> None:
         assert 30_000 <= first.value.ports[0].node_port <= 32_767
 
 
-async def test_a_damaged_file_is_left_alone(tmp_path: Path) -> None:
-    """The store refuses to start, names the file, and loses nothing."""
+async def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    """Renamed as it is, never overwritten; the store begins anew and says why."""
     path = tmp_path / "db"
     path.write_bytes(b"this is no database, but somebody's data" * 100)
-    with pytest.raises(StoreError, match=str(path)):
-        async with opened(path):
-            pass
+    async with opened(path) as store:
+        assert store.lost == "file is not a database"
 
-    assert path.read_bytes().startswith(b"this is no database")
+    (aside,) = await asyncio.to_thread(lambda: list(tmp_path.glob("db.damaged-*")))
+    assert aside.read_bytes().startswith(b"this is no database")
 
 
 WRITER = """

@@ -85,6 +85,10 @@ class BridgeNetwork:
         """List the ids of all sandboxes that hold a lease or a link, half-made ones included."""
         return await self._call("list the attached", self._wiring.attached)
 
+    async def ledger(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the leases (sandbox id to address) and our links (name to sandbox id)."""
+        return await self._call("list the leases", self._wiring.ledger)
+
     async def severed(self) -> tuple[str, ...]:
         """List attached sandboxes whose link somebody has deleted; `attach` gives it back."""
         return await self._call("list the severed", self._wiring.severed)

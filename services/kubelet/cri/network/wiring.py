@@ -15,6 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from services.common import failpoints
 from services.common.logs import get_logger
 from services.kubelet.cri.network import errors, ipam, links
 from services.kubelet.cri.network.config import BridgeConfig
@@ -29,6 +30,12 @@ from services.kubelet.cri.network.naming import (
 )
 
 log = get_logger(__name__)
+_LEASE = failpoints.step("network.lease")
+_LINK = failpoints.step("network.link")
+_CONFIGURE = failpoints.step("network.configure")
+_CONFIRM = failpoints.step("network.confirm")
+_UNLINK = failpoints.step("network.unlink")
+_RELEASE = failpoints.step("network.release")
 
 _DEFAULT_MTU: Final = 1500
 
@@ -91,19 +98,40 @@ class Wiring:
         with _open_netns(sandbox_id, pid) as netns:
             lease = self._allocate(sandbox_id, hostname)
             name = veth_name(self._config.veth_prefix, sandbox_id)
-            if not links.paired(name, netns=netns):
-                self._pair(name, netns, lease.address)
-            alias = port_mark(PortMark(sandbox_id, lease.address, self._config.bridge))
-            links.ensure_port(name, bridge=self._config.bridge, alias=alias)
+            with _LINK:
+                if not links.paired(name, netns=netns):
+                    self._pair(name, netns, lease.address)
+                alias = port_mark(PortMark(sandbox_id, lease.address, self._config.bridge))
+                links.ensure_port(name, bridge=self._config.bridge, alias=alias)
+            _LINK.recorded_in_thread()
             address = links.SandboxAddress(lease.address, self._config.pool, self._config.gateway)
-            links.configure_sandbox(netns, address)
-        self._save(ipam.confirm(self._leases, sandbox_id))
+            with _CONFIGURE:
+                links.configure_sandbox(netns, address)
+            _CONFIGURE.recorded_in_thread()
+        with _CONFIRM:
+            self._save(ipam.confirm(self._leases, sandbox_id))
+        _CONFIRM.recorded_in_thread()
         return (str(lease.address),)
 
     def detach(self, sandbox_id: str) -> None:
         """Remove the sandbox's link and release its address. Nothing to remove is no error."""
-        links.delete_link(veth_name(self._config.veth_prefix, sandbox_id))
-        self._save(ipam.release(self._leases, sandbox_id))
+        if self._leases.find(sandbox_id) is None and not self._has_link(sandbox_id):
+            return
+        with _UNLINK:
+            links.delete_link(veth_name(self._config.veth_prefix, sandbox_id))
+        _UNLINK.recorded_in_thread()
+        with _RELEASE:
+            self._save(ipam.release(self._leases, sandbox_id))
+        _RELEASE.recorded_in_thread()
+
+    def _has_link(self, sandbox_id: str) -> bool:
+        return links.find_link(veth_name(self._config.veth_prefix, sandbox_id)) is not None
+
+    def ledger(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the leases (sandbox id to address) and our links (name to sandbox id, "" if unmarked)."""
+        leases = {lease.sandbox_id: str(lease.address) for lease in self._leases.by_sandbox.values()}
+        marks = {port.name: parse_port_mark(port.alias) for port in self._ports()}
+        return leases, {name: mark.sandbox_id if mark else "" for name, mark in marks.items()}
 
     def addresses(self, sandbox_id: str) -> tuple[str, ...]:
         """Return the addresses of a sandbox whose attach has ended well; () for any other."""
@@ -147,7 +175,9 @@ class Wiring:
 
     def _allocate(self, sandbox_id: str, hostname: str) -> ipam.Lease:
         leases, lease = ipam.allocate(self._leases, sandbox_id, hostname=hostname)
-        self._save(leases)
+        with _LEASE:
+            self._save(leases)
+        _LEASE.recorded_in_thread()
         return lease
 
     def _pair(self, name: str, netns: int, address: IPv4Address) -> None:
