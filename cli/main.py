@@ -190,6 +190,23 @@ def trace(
 
 
 @app.command()
+def audit(
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    wait_seconds: Annotated[
+        float, typer.Option("--wait", help="Look twice, this many seconds apart; what both saw is real.")
+    ] = 2.0,
+) -> None:
+    """Compare what the node holds on its host with what it should hold. Exit code 1 when they differ."""
+    from cli import audit as ledger
+    from cli.node import connected
+
+    with connected() as node:
+        found = ledger.settled(node, wait_seconds)
+    print(ledger.as_json(found) if json_ else ledger.as_text(found))
+    raise typer.Exit(int(Exit.FAILED) if found.findings or found.unavailable else 0)
+
+
+@app.command()
 def wait(
     words: Words = None,
     namespace: Namespace = "default",

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.cadvisor.core import exposition
 from services.cadvisor.core.model import Snapshot, Stats
+from services.common import process
 from services.common.httpserver import new_application
 
 UI = Path(__file__).parent / "ui"
@@ -53,7 +54,8 @@ def application(
         snapshot = latest()
         if snapshot is None:
             return web.Response(text="Nothing has been sampled yet\n", status=503)
-        return web.Response(body=metrics_page.page(snapshot), content_type="text/plain", charset="utf-8")
+        body = metrics_page.page(snapshot) + _own_metrics()
+        return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     async def data(request: web.Request) -> web.Response:
         found = list(history()) if request.query.get("history") else list(history())[-1:]
@@ -64,6 +66,14 @@ def application(
     for path, (name, kind) in _PAGES.items():
         app.router.add_get(path, _static(UI / name, kind))
     return app
+
+
+def _own_metrics() -> bytes:
+    lines = [
+        f"# HELP {name} {process.HELP[name]}\n# TYPE {name} gauge\n{name} {value:g}\n"
+        for name, value in process.gauges().items()
+    ]
+    return "".join(lines).encode()
 
 
 def _static(file: Path, kind: str) -> Callable[[web.Request], Any]:

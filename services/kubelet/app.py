@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import IPv4Network
@@ -14,7 +15,7 @@ from tripod.kubelet.v1 import node_service_pb2_grpc as node_grpc
 from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
 from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
 
-from services.common import telemetry, traceserver
+from services.common import process, telemetry, traceserver
 from services.common.clock import Clock, SystemClock
 from services.common.errors import TripodError
 from services.common.grpcclient import open_channel
@@ -33,6 +34,7 @@ from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.config import KubeletConfig
 from services.kubelet.core import render
 from services.kubelet.core.allocate import Ranges
+from services.kubelet.core.audit import Audit, Holdings, audit
 from services.kubelet.core.node import NodeStatus, capacity
 from services.kubelet.core.status import PodStatus, StatePhase, to_kubernetes
 from services.kubelet.core.summary import Summary, summarize, to_json
@@ -47,6 +49,7 @@ from services.kubelet.loops.node_status import NodeWatcher
 from services.kubelet.loops.pleg import RuntimeWatcher
 from services.kubelet.loops.prober import Prober
 from services.kubelet.loops.sync import PodWorkers
+from services.kubelet.objects.claim import StateClaim
 from services.kubelet.objects.store import ObjectStore
 from services.kubelet.server import objects, pods
 from services.kubelet.server.nodes import NodeServicer
@@ -91,6 +94,7 @@ class Kubelet:
         run_id = secrets.token_hex(8)
         state = config.state_directory
         ranges = Ranges(IPv4Network(config.service_cidr))
+        self._claim = StateClaim(state)
         self._store = ObjectStore(state / "kubelet.db", ranges, self._clock, run_id=run_id)
         self._statuses: WatchHub[PodStatus] = WatchHub(run_id)
         self._events = EventLog(self._clock, run_id)
@@ -168,12 +172,13 @@ class Kubelet:
         )
 
     def _faults(self) -> list[str]:
-        fault = self._watcher.fault()
-        return [fault] if fault else []
+        return [fault for fault in (self._watcher.fault(), self._store.fault()) if fault]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set. Pods run on."""
         async with self._stack:
+            self._claim.acquire()
+            self._stack.callback(self._claim.release)
             await self._store.open()
             self._stack.push_async_callback(self._store.close)
             group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
@@ -199,11 +204,13 @@ class Kubelet:
                 await cri.start()
                 group.create_task(cri.run())
             await self._learn_runtime()
+            await self._restore()
             group.create_task(self._prober.run())
             await asyncio.sleep(0)
             await self._node.look()
             self._workers.expect(pod.uid for pod in self._store.pods())
             loops = {
+                "store": self._store.run,
                 "workers": self._workers.run,
                 "source": self._workers.follow_source,
                 "runtime-events": self._watcher.follow,
@@ -229,6 +236,37 @@ class Kubelet:
             self._node.learn(info)
             return
 
+    async def _restore(self) -> None:
+        """After the store was lost: take running pods back, and touch none that cannot be."""
+        while self._store.lost:
+            try:
+                manifests = await self._runtime.manifests()
+                restored = await self._store.restore(manifests)
+            except TripodError as error:
+                log.warning("Waiting to restore the pods", error=error.message)
+                await self._clock.sleep(1.0)
+                continue
+            known = {pod.uid for pod in self._store.pods()}
+            self._housekeeper.spare(manifests.keys() - known)
+            for pod in restored:
+                what = f"Taken back from the runtime: the object store was lost ({self._store.lost})"
+                self._events.emit(pod, "Restored", what, warning=True)
+            return
+
+    async def _audit(self) -> tuple[Audit, Mapping[str, str]]:
+        """Compare the host with the store."""
+        unavailable: dict[str, str] = {}
+        held: Holdings | None = None
+        try:
+            with telemetry.unrecorded():
+                held = await self._runtime.ledger()
+        except TripodError as error:
+            unavailable["runtime"] = error.message
+        if held is None and not unavailable:
+            unavailable["runtime"] = "this runtime does not tell what it holds"
+        found = audit(self._store.pods(), self._statuses.snapshot(), held, await self._files.disk())
+        return found, unavailable
+
     def _server(self, group: int | None, token: str) -> GrpcServer:
         object_servicer = ObjectServicer(self._store, self._status_json, self._clock)
         pod_servicer = PodServicer(
@@ -240,7 +278,7 @@ class Kubelet:
             settled=self._workers.settled,
             clock=self._clock,
         )
-        node_servicer = NodeServicer(lambda: self._node.status, self._summary)
+        node_servicer = NodeServicer(lambda: self._node.status, self._summary, self._audit)
         listeners = [Listener(f"unix://{self._config.run_directory}/kubelet.sock", group)]
         if self._config.listen:
             listeners.append(Listener(self._config.listen))
@@ -312,6 +350,8 @@ class Kubelet:
             "kubelet_desired_pods": len(self._store.pods()),
             "kubelet_sync_passes_total": self._workers.sync_count,
             "kubelet_node_ready": float(self._node.ready()),
+            "kubelet_store_writable": float(self._store.fault() is None),
+            **process.gauges(),
         }
 
 

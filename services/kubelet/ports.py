@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
+from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe, SandboxId
 from services.kubelet.core.observed import ObservedPod
 from services.kubelet.core.resources import KernelResources
@@ -69,18 +70,6 @@ class RuntimeCondition:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """What our CRI server holds on the host, as plain rows, for the audit."""
-
-    containers: Sequence[Mapping[str, str]] = ()
-    sandboxes: Sequence[Mapping[str, str]] = ()
-    leases: Mapping[str, str] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
-    files: Sequence[str] = ()
-    foreign: Sequence[str] = ()
-
-
 class Runtime(Protocol):
     """A container runtime. Every call may be repeated; all raise `TripodError`."""
 
@@ -96,7 +85,7 @@ class Runtime(Protocol):
         """Return what `SandboxConfig.manifest` said of each pod that is there; "" where nothing is known."""
         ...
 
-    async def ledger(self) -> Ledger | None:
+    async def ledger(self) -> Holdings | None:
         """Return what the runtime holds of ours on this host; None from one that does not tell."""
         ...
 

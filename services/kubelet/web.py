@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from services.common import process
 from services.common.errors import TripodError
 from services.common.httpserver import new_application
 
@@ -37,6 +38,8 @@ GAUGES = {
     "kubelet_desired_pods": "Pods that the node should run.",
     "kubelet_sync_passes_total": "Passes of pod workers since the start.",
     "kubelet_node_ready": "Whether the node is ready.",
+    "kubelet_store_writable": "Whether the object store takes changes.",
+    **process.HELP,
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tripod.proxy.v1 import proxy_service_pb2_grpc as pb_grpc
 
-from services.common import traceserver
+from services.common import process, traceserver
 from services.common.clock import Clock, SystemClock
 from services.common.grpcclient import open_channel
 from services.common.grpcserver import GrpcServer, Listener, Servicer, build_server
@@ -24,6 +24,7 @@ from services.proxy.adapters.addresses import node_addresses
 from services.proxy.adapters.conntrack import ConntrackFlows
 from services.proxy.adapters.kubelet_client import KubeletClient
 from services.proxy.adapters.localhost import LocalForwarder
+from services.proxy.adapters.nfmonitor import NftablesMonitor
 from services.proxy.adapters.nftables import NftablesKernel
 from services.proxy.config import ProxyConfig
 from services.proxy.core.model import Decision
@@ -43,8 +44,10 @@ class Proxy:
         self._clock = clock or SystemClock()
         self._local = LocalForwarder()
         self._hub: WatchHub[Decision] = WatchHub(secrets.token_hex(8))
+        writer = f"tripod-{secrets.token_hex(4)}"
+        self._monitor = NftablesMonitor(config.table, writer)
         self._sync = ServiceSync(
-            kernel=NftablesKernel(config.table),
+            kernel=NftablesKernel(config.table, thread_name=writer),
             flows=ConntrackFlows(),
             local=self._local if config.localhost_ports else None,
             addresses=node_addresses,
@@ -73,6 +76,7 @@ class Proxy:
             "sync": self._sync.run,
             "services": lambda: self._sync.follow_services(client.services()),
             "pods": lambda: self._sync.follow_pods(client.pods()),
+            "monitor": lambda: self._sync.follow_changes(self._monitor),
             "drift": lambda: self._sync.watch_drift(self._config.drift_seconds),
         }
         async with asyncio.TaskGroup() as group:
@@ -87,6 +91,7 @@ class Proxy:
             self._hub,
             noted=self._sync.programmed.get,
             local_fault=self._local.fault,
+            auditor=self._sync.audit,
             clock=self._clock,
         )
         group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
@@ -114,6 +119,8 @@ class Proxy:
             "kubeproxy_services": len(decisions),
             "kubeproxy_endpoints": sum(len(port.used()) for d in decisions for port in d.ports),
             "kubeproxy_sync_commits_total": self._sync.commit_count,
+            "kubeproxy_rule_repairs_total": self._sync.repair_count,
+            **process.gauges(),
         }
 
 

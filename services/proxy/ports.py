@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.proxy.core.conntrack import StaleFlows
+from services.proxy.core.conntrack import Flow, StaleFlows
 from services.proxy.core.model import Endpoint, Pod, Service
 from services.proxy.core.ruleset import Ruleset
 
@@ -58,11 +58,23 @@ class Kernel(Protocol):
         ...
 
 
+class RuleMonitor(Protocol):
+    """Tells when somebody else changes our rules."""
+
+    def foreign_changes(self) -> AsyncIterator[None]:
+        """Yield whenever our rules may have been changed; once at the beginning."""
+        ...
+
+
 class Flows(Protocol):
     """The kernel's tracked flows."""
 
     async def delete(self, flows: Sequence[StaleFlows]) -> None:
         """Forget flows. Those that are not there are no error."""
+        ...
+
+    async def udp(self) -> Sequence[Flow]:
+        """List the tracked UDP flows."""
         ...
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tripod.kubelet.v1 import node_service_pb2 as node_pb
 from tripod.kubelet.v1 import object_service_pb2 as object_pb
 from tripod.proxy.v1 import proxy_service_pb2 as pb
 from tripod.proxy.v1 import proxy_service_pb2_grpc as pb_grpc
 
+from services.common import process
 from services.common.clock import Clock
 from services.common.watch import Bookmark, Deleted, WatchHub
 from services.proxy.core import model
+from services.proxy.core.audit import Finding
 from services.proxy.core.model import Decision, Endpoint, PortDecision
 
 _PROTOCOLS = {model.Protocol.TCP: object_pb.PROTOCOL_TCP, model.Protocol.UDP: object_pb.PROTOCOL_UDP}
@@ -35,11 +38,13 @@ class ProxyServicer(pb_grpc.ProxyServiceServicer):
         *,
         noted: Callable[[str], Noted | None],
         local_fault: Callable[[str, int], str],
+        auditor: Callable[[], Awaitable[tuple[Sequence[Finding], Mapping[str, int], int]]],
         clock: Clock,
     ) -> None:
         self._hub = hub
         self._noted = noted
         self._local_fault = local_fault
+        self._auditor = auditor
         self._clock = clock
 
     async def ListServices(self, request: pb.ListServicesRequest, context: Any) -> pb.ListServicesResponse:
@@ -89,6 +94,30 @@ class ProxyServicer(pb_grpc.ProxyServiceServicer):
             else:
                 answer.endpoints_upserted.CopyFrom(_decision(change.value))
             yield answer
+
+    async def Audit(self, request: pb.AuditRequest, context: Any) -> pb.AuditResponse:
+        """Compare the kernel with what was decided."""
+        findings, counts, repair_count = await self._auditor()
+        use = process.use()
+        return pb.AuditResponse(
+            findings=[_finding(finding) for finding in findings],
+            categories=[node_pb.AuditCategory(name=n, found_count=c) for n, c in sorted(counts.items())],
+            process=node_pb.ProcessUse(
+                service="proxy",
+                open_file_count=use.open_files,
+                thread_count=use.threads,
+                task_count=use.tasks,
+                resident_bytes=use.resident_bytes,
+            ),
+            repair_count=repair_count,
+        )
+
+
+def _finding(finding: Finding) -> node_pb.AuditFinding:
+    problem = node_pb.AUDIT_PROBLEM_LEAKED if finding.leaked else node_pb.AUDIT_PROBLEM_MISSING
+    return node_pb.AuditFinding(
+        category=finding.category, id=finding.id, problem=problem, message=finding.message
+    )
 
 
 def _decision(decision: Decision) -> pb.ServiceEndpoints:

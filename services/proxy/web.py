@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from services.common import process
 from services.common.httpserver import new_application
 
 GAUGES = {
     "kubeproxy_services": "Services that are known.",
     "kubeproxy_endpoints": "Endpoints that get traffic.",
     "kubeproxy_sync_commits_total": "Transactions that the kernel took since the start.",
+    "kubeproxy_rule_repairs_total": "Times that rules others had changed were put back.",
+    **process.HELP,
 }
 
 

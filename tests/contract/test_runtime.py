@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from services.kubelet.cri.app import CriServer, cleanup
 from services.kubelet.cri.config import CriConfig
 from services.kubelet.ports import ContainerConfig, Runtime, SandboxConfig
 from tests.builders import a_container, a_pod
+from tests.fakes.cri_server import FakeCri, cri_server
 from tests.fakes.runtime import FakeRuntime
 
 pytestmark = pytest.mark.asyncio
@@ -26,11 +29,15 @@ IMAGE = "tripod-demo:1"
 FOREVER = ("python3", "-c", "import os, signal; signal.signal(15, lambda *_: os._exit(143)); signal.pause()")
 
 
-@pytest_asyncio.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest_asyncio.fixture(params=["fake", "cri-fake", pytest.param("docker", marks=pytest.mark.docker)])
 async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Runtime]:
     """Give each runtime in turn."""
     if request.param == "fake":
         yield FakeRuntime(present=[IMAGE])
+        return
+    if request.param == "cri-fake":
+        async with served(tmp_path) as made:
+            yield made
         return
     mark = uuid.uuid4().hex[:5]
     config = CriConfig(
@@ -45,12 +52,29 @@ async def runtime(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     server = CriServer(config)
     await server.start()
     channel = open_channel(f"unix://{config.socket}")
+    async with asyncio.TaskGroup() as group:
+        upkeep = group.create_task(server.run())
+        try:
+            yield CriRuntime(channel)
+        finally:
+            upkeep.cancel()
+            await channel.close(None)
+            await server.stop()
+            await cleanup(config)
+
+
+@asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[Runtime]:
+    """Serve the fake over its socket for a block."""
+    fake = FakeCri(IMAGE)  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+    server = cri_server(fake, folder / "fake.sock")
+    await server.start()
+    channel = open_channel(f"unix://{folder}/fake.sock")
     try:
         yield CriRuntime(channel)
     finally:
         await channel.close(None)
-        await server.stop()
-        await cleanup(config)
+        await server.stop(0.1)
 
 
 def pod() -> Pod:
@@ -131,14 +155,46 @@ async def test_a_sandbox_has_an_address_until_it_is_stopped(runtime: Runtime) ->
     assert (gone.sandboxes, gone.containers) == ((), ())
 
 
-async def test_a_second_sandbox_of_the_same_attempt_is_refused(runtime: Runtime) -> None:
+async def test_the_same_sandbox_asked_for_again_is_the_same(runtime: Runtime) -> None:
+    """An answer may be lost on its way; the second one names what the first one made."""
+    wanted = pod()
+    first = await sandbox(runtime, wanted)
+    second = await sandbox(runtime, wanted)
+
+    assert second == first
+    assert len((await runtime.observe(wanted.uid)).sandboxes) == 1
+
+
+async def test_another_sandbox_of_the_same_attempt_is_refused(runtime: Runtime) -> None:
     """Two workers cannot both make the pod."""
     wanted = pod()
     await sandbox(runtime, wanted)
     with pytest.raises(TripodError) as caught:
-        await sandbox(runtime, wanted)
+        await runtime.create_sandbox(SandboxConfig(wanted, 0, hostname="other", log_directory=""))
 
     assert caught.value.code is Code.ALREADY_EXISTS
+
+
+async def test_the_same_container_asked_for_again_is_the_same(runtime: Runtime) -> None:
+    """Also once it runs."""
+    wanted = pod()
+    box = await sandbox(runtime, wanted)
+    first = await container(runtime, wanted, box)
+    second = await container(runtime, wanted, box)
+    await runtime.start_container(first)
+    third = await container(runtime, wanted, box)
+
+    assert (second, third) == (first, first)
+    assert len((await runtime.observe(wanted.uid)).containers) == 1
+
+
+async def test_a_pods_manifest_comes_back(runtime: Runtime) -> None:
+    """A lost store takes running pods back by it."""
+    wanted = pod()
+    config = SandboxConfig(wanted, 0, hostname="web", log_directory="", manifest='{"a": 1}')
+    await runtime.create_sandbox(config)
+
+    assert (await runtime.manifests())[wanted.uid] == '{"a": 1}'
 
 
 async def test_a_container_needs_a_ready_sandbox(runtime: Runtime) -> None:

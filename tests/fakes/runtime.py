@@ -8,9 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from services.common.errors import Code, TripodError
+from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
-from services.kubelet.ports import ContainerConfig, Ledger, RuntimeCondition, SandboxConfig
+from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -29,6 +30,7 @@ class FakeRuntime:
         self.down = False
         self.calls: list[str] = []
         self._pods: dict[PodUid, ObservedPod] = {}
+        self._configs: dict[str, SandboxConfig | ContainerConfig] = {}
         self._manifests: dict[PodUid, str] = {}
         self._watchers: set[asyncio.Queue[PodUid]] = set()
         self._count = 0
@@ -88,7 +90,7 @@ class FakeRuntime:
         self._called("manifests")
         return {uid: self._manifests.get(uid, "") for uid, pod in self._pods.items() if pod.sandboxes}
 
-    async def ledger(self) -> Ledger | None:
+    async def ledger(self) -> Holdings | None:
         """Tell nothing: values hold nothing on a host."""
         return None
 
@@ -98,6 +100,9 @@ class FakeRuntime:
         pod = self._pods.get(config.pod.uid) or ObservedPod(
             config.pod.uid, config.pod.namespace, config.pod.name
         )
+        for box in pod.sandboxes:
+            if box.attempt == config.attempt and box.ready and self._configs.get(box.id) == config:
+                return box.id
         if any(box.attempt == config.attempt for box in pod.sandboxes):
             raise refused("SANDBOX_EXISTS", "a sandbox of that attempt exists", Code.ALREADY_EXISTS)
         self._manifests[config.pod.uid] = config.manifest
@@ -105,6 +110,7 @@ class FakeRuntime:
         box = ObservedSandbox(
             SandboxId(f"box{number}"), config.attempt, True, (f"10.9.0.{number % 250 + 1}",)
         )
+        self._configs[box.id] = config
         self._keep(replace(pod, sandboxes=(*pod.sandboxes, box)))
         return box.id
 
@@ -150,6 +156,9 @@ class FakeRuntime:
             raise refused("SANDBOX_NOT_FOUND", "no such sandbox", Code.NOT_FOUND)
         if not any(b.id == sandbox and b.ready for b in pod.sandboxes):
             raise refused("SANDBOX_NOT_READY", "the sandbox is not ready")
+        for found in pod.containers:
+            if found.sandbox_id == sandbox and self._configs.get(found.id) == config:
+                return found.id
         made = ObservedContainer(
             id=ContainerId(f"c{self._next()}"),
             name=config.container.name,
@@ -159,6 +168,7 @@ class FakeRuntime:
             image=config.container.image,
             log_path=config.log_path,
         )
+        self._configs[made.id] = config
         self._keep(replace(pod, containers=(*pod.containers, made)))
         return made.id
 

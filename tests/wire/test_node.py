@@ -44,7 +44,7 @@ from services.kubelet.ports import ProbeOutcome, ProbeTarget
 from services.kubelet.server.objects import ObjectServicer
 from services.kubelet.server.pods import PodServicer
 from services.proxy.adapters.kubelet_client import KubeletClient
-from services.proxy.core.conntrack import StaleFlows
+from services.proxy.core.conntrack import Flow, StaleFlows
 from services.proxy.core.model import Decision
 from services.proxy.core.ruleset import Ruleset
 from services.proxy.loops.sync import ServiceSync
@@ -88,6 +88,10 @@ class NoFlows:
 
     async def delete(self, flows: Sequence[StaleFlows]) -> None:
         """Do nothing."""
+
+    async def udp(self) -> Sequence[Flow]:
+        """List nothing."""
+        return ()
 
 
 class Probes:
@@ -212,7 +216,9 @@ async def running(folder: Path, runtime: FakeRuntime, kernel: FakeKernel) -> Asy
     sync = ServiceSync(
         kernel=kernel, flows=NoFlows(), local=None, addresses=lambda: ["192.0.2.1"], clock=clock, hub=hub
     )
-    servicer = ProxyServicer(hub, noted=sync.programmed.get, local_fault=lambda *_: "", clock=clock)
+    servicer = ProxyServicer(
+        hub, noted=sync.programmed.get, local_fault=lambda *_: "", auditor=sync.audit, clock=clock
+    )
     proxy = build_server(
         [
             Servicer(

@@ -27,8 +27,11 @@ from services.cadvisor.core.model import (
 )
 from services.cadvisor.errors import NoCgroupsError
 from services.cadvisor.ports import Sample
+from services.common import failpoints
 
 _READ_BYTES = 65_536
+_OPEN = failpoints.step("cgroup.open")
+_CLOSE = failpoints.step("cgroup.close")
 _FILE_LIMIT = 20_000
 # Controllers that we read; others may be mounted too.
 _WALKED = ("memory", "cpuacct", "cpu", "pids", "")
@@ -79,10 +82,14 @@ class CgroupReader:
         """Find containers' cgroups; open what came, close what went."""
         found = dict(self._walk())
         for name in self._groups.keys() - found.keys():
-            self._groups.pop(name).close()
+            with _CLOSE:
+                self._groups.pop(name).close()
+            _CLOSE.recorded_in_thread()
         for name in found.keys() - self._groups.keys():
             if self.open_file_count() < _FILE_LIMIT:
-                self._groups[name] = self._open(found[name])
+                with _OPEN:
+                    self._groups[name] = self._open(found[name])
+                _OPEN.recorded_in_thread()
         self._devices = procfs.disk_names(_content(self._proc / "diskstats"))
 
     def _base(self) -> str:

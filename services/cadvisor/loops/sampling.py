@@ -12,12 +12,17 @@ from dataclasses import replace
 from services.cadvisor.core.model import Identity, Snapshot, Stats
 from services.cadvisor.core.rates import with_rate
 from services.cadvisor.ports import Kernel, Metadata, Sample
+from services.common import failpoints
 from services.common.clock import Clock
 from services.common.errors import Code, TripodError
 from services.common.logs import get_logger
 
 log = get_logger(__name__)
 PERIOD_SECONDS = 1.0
+_DISCOVER = failpoints.step("cgroups.discover")
+_SAMPLE = failpoints.step("cgroups.sample")
+_NAMES = failpoints.step("names.ask")
+_PUBLISH = failpoints.step("snapshot.publish")
 READER_QUEUE = 16
 SANDBOX_NAME = "POD"
 
@@ -52,16 +57,25 @@ class Sampler:
         begin = self._clock.monotonic()
         sample = await loop.run_in_executor(self._thread, self._look)
         if sample.containers.keys() - self._identities.keys():
-            await self._ask_names()
+            async with _NAMES:
+                await self._ask_names()
+            await _NAMES.recorded()
         snapshot = self._snapshot(sample, round((self._clock.monotonic() - begin) * 1e9))
-        self.history.append(snapshot)
-        for reader in self._readers:
-            reader.offer(snapshot)
+        async with _PUBLISH:
+            self.history.append(snapshot)
+            for reader in self._readers:
+                reader.offer(snapshot)
+        await _PUBLISH.recorded()
         return snapshot
 
     def _look(self) -> Sample:
-        self._kernel.discover()
-        return self._kernel.sample()
+        with _DISCOVER:
+            self._kernel.discover()
+        _DISCOVER.recorded_in_thread()
+        with _SAMPLE:
+            sample = self._kernel.sample()
+        _SAMPLE.recorded_in_thread()
+        return sample
 
     async def _ask_names(self) -> None:
         try:

@@ -12,9 +12,10 @@ from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
 from services.common.grpcclient import call, stream
+from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
-from services.kubelet.ports import ContainerConfig, Ledger, RuntimeCondition, SandboxConfig
+from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 POD_UID_LABEL = "io.kubernetes.pod.uid"
 # What a lost store takes pods back from.
@@ -109,11 +110,11 @@ class CriRuntime:
         oldest_first = sorted(sandboxes, key=lambda item: item.metadata.attempt)
         return {PodUid(i.metadata.uid): i.annotations.get(MANIFEST_ANNOTATION, "") for i in oldest_first}
 
-    async def ledger(self) -> Ledger | None:
+    async def ledger(self) -> Holdings | None:
         """Return what our own CRI server holds; another one tells nothing of the kind."""
         answer = await self._call(self._runtime.Status, pb.StatusRequest(verbose=True))
         text = answer.info.get(LEDGER_INFO, "")
-        return Ledger(**json.loads(text)) if text else None
+        return Holdings(**json.loads(text)) if text else None
 
     async def create_sandbox(self, config: SandboxConfig) -> SandboxId:
         """Make a ready sandbox."""

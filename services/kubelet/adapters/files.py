@@ -9,6 +9,7 @@ from pathlib import Path
 
 from services.common.errors import Code
 from services.kubelet.core import volumes
+from services.kubelet.core.audit import Disk
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.errors import KubeletError
 
@@ -68,9 +69,25 @@ class DiskFiles:
         """Return the pods that have folders."""
         return await asyncio.to_thread(self._known)
 
+    async def disk(self) -> Disk:
+        """List what lies in the state directory."""
+        return await asyncio.to_thread(self._disk)
+
+    def _disk(self) -> Disk:
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        below = f"{self._state}/pods/"
+        return Disk(
+            pod_folders=sorted(self._known()),
+            log_folders=sorted(_names(self._state / "pod-logs")),
+            mounts=sorted(mount for mount in mounts if mount.startswith(below)),
+        )
+
     def _known(self) -> set[PodUid]:
-        root = self._state / "pods"
-        return {PodUid(name) for name in os.listdir(root)} if root.is_dir() else set()  # noqa: PTH208  # names only
+        return {PodUid(name) for name in _names(self._state / "pods")}
+
+
+def _names(root: Path) -> list[str]:
+    return os.listdir(root) if root.is_dir() else []  # noqa: PTH208  # names only
 
 
 def resolver(path: Path = Path("/etc/resolv.conf")) -> tuple[tuple[str, ...], tuple[str, ...]]:

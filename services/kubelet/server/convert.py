@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from tripod.kubelet.v1 import node_service_pb2 as node_pb
 from tripod.kubelet.v1 import pod_service_pb2 as pb
 
+from services.common.process import ProcessUse
+from services.kubelet.core.audit import Audit, Problem
 from services.kubelet.core.events import Event
 from services.kubelet.core.logs import LogEntry
 from services.kubelet.core.model import Container, Pod
@@ -188,3 +191,39 @@ def _network(usage: NetworkUsage) -> node_pb.NetworkUsage:
     message = node_pb.NetworkUsage(received_bytes=usage.received_bytes, sent_bytes=usage.sent_bytes)
     set_time(message.sample_time, usage.time)
     return message
+
+
+_PROBLEMS = {
+    Problem.LEAKED: node_pb.AUDIT_PROBLEM_LEAKED,
+    Problem.MISSING: node_pb.AUDIT_PROBLEM_MISSING,
+    Problem.DOUBLED: node_pb.AUDIT_PROBLEM_DOUBLED,
+    Problem.FOREIGN: node_pb.AUDIT_PROBLEM_FOREIGN,
+}
+
+
+def audit_message(found: Audit, unavailable: Mapping[str, str], use: ProcessUse) -> node_pb.AuditResponse:
+    """Write an audit."""
+    return node_pb.AuditResponse(
+        findings=[
+            node_pb.AuditFinding(
+                category=f.category,
+                id=f.id,
+                problem=_PROBLEMS[f.problem],
+                pod_uid=f.pod_uid,
+                message=f.message,
+            )
+            for f in found.findings
+        ],
+        categories=[
+            node_pb.AuditCategory(name=name, found_count=count)
+            for name, count in sorted(found.counts.items())
+        ],
+        unavailable=unavailable,
+        process=node_pb.ProcessUse(
+            service="kubelet",
+            open_file_count=use.open_files,
+            thread_count=use.threads,
+            task_count=use.tasks,
+            resident_bytes=use.resident_bytes,
+        ),
+    )

@@ -7,6 +7,7 @@ had no endpoints would never be translated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.proxy.core.ruleset import Ruleset
@@ -45,3 +46,24 @@ def _targets(rules: Ruleset, place: tuple[str, str, int]) -> set[str]:
     count = rules.services.get(place, 0)
     slots = ((*place, index) for index in range(count))
     return {rules.endpoints[slot][0] for slot in slots if slot in rules.endpoints}
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One tracked flow: where it was sent, and who answers."""
+
+    protocol: str
+    address: str
+    port: int
+    endpoint: str
+
+
+def wrong(flows: Sequence[Flow], rules: Ruleset) -> list[Flow]:
+    """Return the UDP flows to our places that go where no endpoint is (any more)."""
+    return [
+        flow
+        for flow in flows
+        if flow.protocol == "udp"
+        and (place := (flow.address, flow.protocol, flow.port)) in rules.services
+        and flow.endpoint not in _targets(rules, place)
+    ]

@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.common import telemetry, telemetry_names
+from services.common import failpoints, telemetry, telemetry_names
 from services.common.clock import Clock, unix_nanoseconds
 from services.common.errors import TripodError
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
 from services.proxy.core import conntrack, endpoints, ruleset
+from services.proxy.core.audit import Finding, audit
 from services.proxy.core.model import Decision, Endpoint, Pod, Service
 from services.proxy.core.ruleset import Ruleset
 from services.proxy.ports import (
@@ -25,12 +26,21 @@ from services.proxy.ports import (
     LocalPorts,
     NodeAddresses,
     PodChanged,
+    RuleMonitor,
     ServiceChanged,
     StartedOver,
 )
 
 log = get_logger(__name__)
 _RETRY_SECONDS = 1.0
+_SERVICE = failpoints.step("service.receive")
+_POD = failpoints.step("endpoint.receive")
+_DECIDE = failpoints.step("rules.decide")
+_READ = failpoints.step("rules.read")
+_WRITE = failpoints.step("rules.write")
+_FLOWS = failpoints.step("flows.delete")
+_LOCAL = failpoints.step("local.serve")
+_REPAIR = failpoints.step("rules.repair")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +92,16 @@ class ServiceSync:
         self._dirty = asyncio.Event()
         self.synced = asyncio.Event()
         self.commit_count = 0
+        self.repair_count = 0
 
     async def follow_services(self, events: AsyncIterator[ServiceChanged | StartedOver | CaughtUp]) -> None:
         """Take services as they are told."""
         async for event in events:
             if isinstance(event, ServiceChanged):
-                _put(self.services, event.uid, event.service)
-                self._told("services", event.uid)
+                with _SERVICE:
+                    _put(self.services, event.uid, event.service)
+                    self._told("services", event.uid)
+                _SERVICE.recorded_in_thread()
             else:
                 self._turn("services", event, self.services)
             self._dirty.set()
@@ -98,8 +111,10 @@ class ServiceSync:
         async for event in events:
             if isinstance(event, PodChanged):
                 before = self.pods.get(event.uid)
-                _put(self.pods, event.uid, event.pod)
-                self._told("pods", event.uid)
+                with _POD:
+                    _put(self.pods, event.uid, event.pod)
+                    self._told("pods", event.uid)
+                _POD.recorded_in_thread()
                 if event.pod and event.pod.ready and not (before and before.ready):
                     self._arrive(event.pod, event.traceparent)
             else:
@@ -130,7 +145,9 @@ class ServiceSync:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        self._present = await self._kernel.read()
+        async with _READ:
+            self._present = await self._kernel.read()
+        await _READ.recorded()
         while True:
             await self._dirty.wait()
             self._dirty.clear()
@@ -139,8 +156,10 @@ class ServiceSync:
 
     async def _sync(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
-        decisions = [endpoints.decide(service, self.pods.values()) for service in self.services.values()]
-        self._tell(decisions)
+        with _DECIDE:
+            decisions = [endpoints.decide(service, self.pods.values()) for service in self.services.values()]
+            self._tell(decisions)
+        _DECIDE.recorded_in_thread()
         try:
             await self._program(ruleset.build(decisions, self._addresses()))
         except TripodError as error:
@@ -156,7 +175,9 @@ class ServiceSync:
         for arrival in arrivals:
             self._record(arrival, decisions)
         if self._local is not None:
-            await self._local.serve(_local_ports(decisions))
+            async with _LOCAL:
+                await self._local.serve(_local_ports(decisions))
+            await _LOCAL.recorded()
         self.synced.set()
 
     async def _program(self, wanted: Ruleset) -> None:
@@ -165,13 +186,17 @@ class ServiceSync:
         present = self._present
         if present == wanted:
             return
-        if present is None:
-            await self._kernel.rewrite(wanted)
-        else:
-            await self._kernel.change(present, wanted)
+        async with _WRITE:
+            if present is None:
+                await self._kernel.rewrite(wanted)
+            else:
+                await self._kernel.change(present, wanted)
         self._present = wanted
         self.commit_count += 1
-        await self._flows.delete(conntrack.stale(present or Ruleset(), wanted))
+        await _WRITE.recorded()
+        async with _FLOWS:
+            await self._flows.delete(conntrack.stale(present or Ruleset(), wanted))
+        await _FLOWS.recorded()
         log.info("Programmed the kernel", services=len(wanted.services), endpoints=len(wanted.endpoints))
 
     def _tell(self, decisions: Sequence[Decision]) -> None:
@@ -223,6 +248,17 @@ class ServiceSync:
                 log.error("Could not look at the kernel", reason=error.reason, error=error.message)
             self._dirty.set()
 
+    async def follow_changes(self, monitor: RuleMonitor) -> None:
+        """Look at the kernel as soon as somebody else has changed our rules; repair what differs."""
+        async for _ in monitor.foreign_changes():
+            if self.synced.is_set():
+                try:
+                    await self.repair()
+                except TripodError as error:
+                    log.error("Could not repair the rules", reason=error.reason, error=error.message)
+                    self._present = None
+                    self._dirty.set()
+
     async def repair(self) -> bool:
         """Put back what others changed, and forget flows that began meanwhile. Tells whether it did."""
         wanted = self._present
@@ -230,9 +266,23 @@ class ServiceSync:
         if wanted is None or found == wanted or self._present is not wanted:
             return False
         log.warning("Repaired rules that others changed", missing=found is None)
-        await self._kernel.rewrite(wanted)
+        async with _REPAIR:
+            await self._kernel.rewrite(wanted)
+        self.repair_count += 1
         await self._flows.delete(conntrack.untranslated(wanted))
+        await _REPAIR.recorded()
         return True
+
+    async def audit(self) -> tuple[Sequence[Finding], Mapping[str, int], int]:
+        """Compare the kernel with what was decided; returns differences, counts, and repairs until now."""
+        decisions = list(self.decisions.values())
+        wanted = ruleset.build(decisions, self._addresses())
+        found, flows = await self._kernel.read(), await self._flows.udp()
+        counts = {
+            "rule": len(found.endpoints) + len(found.services) if found is not None else 0,
+            "flow": len(flows),
+        }
+        return audit(wanted, found, flows), counts, self.repair_count
 
 
 def _put(values: dict[str, Service] | dict[str, Pod], uid: str, value: Service | Pod | None) -> None:
