@@ -8,6 +8,7 @@ one pod. Passes the contract suite of runtimes.
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import AsyncIterator
@@ -43,6 +44,14 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
         self.violations: list[str] = []
         self._watchers: set[asyncio.Queue[pb.ContainerEventResponse]] = set()
         self._count = 0
+
+    def copy_from(self, other: FakeCri) -> None:
+        """Hold what another one holds."""
+        self.images |= other.images
+        self.sandboxes = copy.deepcopy(other.sandboxes)
+        self.containers = copy.deepcopy(other.containers)
+        self._requests = dict(other._requests)
+        self._count = other._count
 
     def _next(self, kind: str) -> str:
         self._count += 1

@@ -1,0 +1,128 @@
+"""Run the kill matrix: `python -m tests.matrix [kubelet proxy cadvisor engine] [--sample N] [--jobs N]`.
+
+Prints each instant, the number of all, and exits 1 when an invariant did not hold
+anywhere, or fewer than `--least` instants were killed at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from services.common import logs
+from tests.matrix.cadvisor import CadvisorMatrix
+from tests.matrix.engine import EngineMatrix
+from tests.matrix.kubelet import KubeletMatrix
+from tests.matrix.process import Failure
+from tests.matrix.proxy import ProxyMatrix
+
+
+class Matrix(Protocol):
+    """One service's story."""
+
+    name: str
+
+    async def instants(self) -> list[tuple[str, int]]:
+        """List the instants that the story passes."""
+        ...
+
+    async def run(self, instant: str, occurrence: int) -> bool:
+        """Kill at one; tells whether it was reached."""
+        ...
+
+
+@dataclass
+class Result:
+    """What came of one matrix."""
+
+    killed: int = 0
+    unreached: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+async def run(matrix: Matrix, *, sample: int = 0, jobs: int = 2, only: str = "") -> Result:
+    """Kill at each instant, or at `sample` of them spread over the story."""
+    found = [entry for entry in await matrix.instants() if only in entry[0]]
+    chosen = found if not sample else found[:: max(1, len(found) // sample)][:sample]
+    result, gate = Result(), asyncio.Semaphore(jobs)
+
+    async def one(instant: str, occurrence: int) -> None:
+        async with gate:
+            begin, label = time.monotonic(), f"{matrix.name} {instant} #{occurrence}"
+            try:
+                reached = await matrix.run(instant, occurrence)
+                if reached:
+                    result.killed += 1
+                else:
+                    result.unreached.append(label)
+                said = "held" if reached else "not passed this time"
+            except Failure as failure:
+                result.failures.append(f"{label}: {failure}")
+                said = f"FAILED: {failure}"
+            print(f"  {label:<58} {time.monotonic() - begin:5.1f} s  {said}", flush=True)
+
+    async with asyncio.TaskGroup() as group:
+        for instant, occurrence in chosen:
+            group.create_task(one(instant, occurrence))
+    return result
+
+
+def main() -> int:
+    """Run and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser.add_argument("services", nargs="*", default=["kubelet", "proxy", "cadvisor"])
+    parser.add_argument("--sample", type=int, default=0, help="only so many instants of each service")
+    parser.add_argument("--only", default="", help="only instants with this in their name")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--least", type=int, default=0, help="fail when fewer instants were killed at")
+    parser.add_argument("--json", default="", help="write the result to a file")
+    options = parser.parse_args()
+    logs.configure("matrix", level="error")
+    folder = Path(tempfile.mkdtemp(prefix="matrix-"))
+    kinds: dict[str, Callable[[Path], Matrix]] = {
+        "kubelet": KubeletMatrix,
+        "proxy": ProxyMatrix,
+        "cadvisor": CadvisorMatrix,
+        "engine": EngineMatrix,
+    }
+    results: dict[str, Result] = {}
+    begin = time.monotonic()
+    try:
+        for name in options.services:
+            matrix = kinds[name](folder / name)
+            print(f"{name}: killed at each instant of its story", flush=True)
+            jobs = 1 if name == "engine" else options.jobs
+            results[name] = asyncio.run(run(matrix, sample=options.sample, jobs=jobs, only=options.only))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return _report(results, time.monotonic() - begin, options.least, options.json)
+
+
+def _report(results: dict[str, Result], seconds: float, least: int, path: str) -> int:
+    killed = sum(result.killed for result in results.values())
+    failures = [failure for result in results.values() for failure in result.failures]
+    for name, result in results.items():
+        unreached = f", {len(result.unreached)} not passed" if result.unreached else ""
+        print(f"{name}: {result.killed} instants, {len(result.failures)} failures{unreached}")
+    print(f"{killed} instants killed at, {len(failures)} failures, {seconds:.0f} s")
+    for failure in failures:
+        print(f"✗ {failure}")
+    if path:
+        values = {"instants": killed, "failures": failures, "seconds": round(seconds, 1)}
+        Path(path).write_text(json.dumps(values, indent=2) + "\n")
+    if killed < least:
+        print(f"✗ Fewer than {least} instants")
+    return int(bool(failures) or killed < least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""Kill the kubelet at every instant of a pod's life, with a CRI server that outlives it.
+
+The story: a bystander runs all the time. A pod of two containers is applied, becomes
+ready, crashes once, is deleted. Another comes and goes as a file of the manifest
+directory. A pod that nobody wants any more is found at the runtime and removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tripod.cri.v1 import api_pb2 as cri
+from tripod.kubelet.v1 import node_service_pb2 as node_pb
+from tripod.kubelet.v1 import node_service_pb2_grpc as node_grpc
+from tripod.kubelet.v1 import object_service_pb2 as object_pb
+from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
+from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
+from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
+
+from services.common.errors import Code, RemoteError
+from services.common.grpcclient import call, open_channel, stream
+from tests.fakes.cri_server import UID_LABEL, FakeCri, cri_server
+from tests.matrix.process import Failure, Service, enumerate_instants, until
+
+T = TypeVar("T")
+IMAGE, PULLED = "app:1", "registry.test/app:2"
+CANARY = "canary-c8f1d2"
+STORY = ("apply", "crash", "delete", "file", "unfile", "orphan")
+CAPS = {"open files": 80, "threads": 40, "tasks": 120}
+OCCURRENCES = 2
+
+
+def pod(name: str, image: str = IMAGE, policy: str = "IfNotPresent") -> dict[str, Any]:
+    """Write a pod of two containers with a volume and a value that must never be told."""
+    container = {
+        "image": image,
+        "imagePullPolicy": policy,
+        "env": [{"name": "TOKEN", "value": CANARY}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "volumes": [{"name": "data", "emptyDir": {}}],
+            "containers": [{"name": "app", **container}, {"name": "side", **container}],
+        },
+    }
+
+
+@dataclass
+class World:
+    """What outlives a kill: the runtime, the state directory, and what was seen."""
+
+    folder: Path
+    fake: FakeCri
+    service: Service
+    channel: Any
+    acknowledged: set[str] = field(default_factory=set)
+    phases: dict[str, str] = field(default_factory=dict)
+
+    async def ask(self, method: Callable[[], Awaitable[T]]) -> T:
+        """Call until it is answered; a dead kubelet is started again. A refusal is a failure."""
+        for _ in range(400):
+            try:
+                return await method()
+            except RemoteError as error:
+                if error.code not in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.ABORTED):
+                    raise Failure(f"refused: {error.reason} {error.message}") from error
+            await self.service.revive()
+            await asyncio.sleep(0.05)
+        raise Failure(f"I2 convergence: the kubelet does not answer: {self.service.tail()}")
+
+    async def pods(self) -> dict[str, pod_pb.Pod]:
+        """Return the statuses by name."""
+        stub = pod_grpc.PodServiceStub(self.channel)
+        answer = await self.ask(
+            lambda: call(stub.ListPods, pod_pb.ListPodsRequest(namespace="default"), deadline_seconds=5)
+        )
+        return {found.name: found for found in answer.pods}
+
+    async def apply(self, *objects: dict[str, Any]) -> None:
+        """Apply; what was answered once is never applied again by us."""
+        text = "\n---\n".join(map(json.dumps, objects)).encode()
+        stub = object_grpc.ObjectServiceStub(self.channel)
+        request = object_pb.ApplyObjectsRequest(manifest=text)
+        await self.ask(lambda: call(stub.ApplyObjects, request, deadline_seconds=5))
+        self.acknowledged |= {value["metadata"]["name"] for value in objects}
+
+    async def delete(self, name: str) -> None:
+        """Delete a pod."""
+        stub = object_grpc.ObjectServiceStub(self.channel)
+        ref = object_pb.ObjectRef(kind="Pod", namespace="default", name=name)
+        request = object_pb.DeleteObjectsRequest(refs=[ref])
+        await self.ask(lambda: call(stub.DeleteObjects, request, deadline_seconds=5))
+        self.acknowledged.discard(name)
+
+    async def ready(self, name: str, restarts: int = 0) -> pod_pb.Pod:
+        """Wait until a pod is ready with a restart count of its first container."""
+        found: list[pod_pb.Pod] = []
+
+        async def holds() -> bool:
+            pods = await self.pods()
+            if name in self.acknowledged and name not in pods:
+                await self._objects_have(name)
+            if name not in pods:
+                return False
+            found[:] = [pods[name]]
+            counts = [c.restart_count for c in pods[name].containers]
+            if max(counts, default=0) > restarts:
+                raise Failure(f"I1 continuity: {name} was restarted: {counts}, wanted {restarts}")
+            return pods[name].ready and counts[0] == restarts
+
+        await until(holds, f"{name} is ready with {restarts} restarts: {found}")
+        return found[0]
+
+    async def _objects_have(self, name: str) -> None:
+        stub = object_grpc.ObjectServiceStub(self.channel)
+        request = object_pb.ListObjectsRequest(kind="Pod", namespace="default")
+        answer = await self.ask(lambda: call(stub.ListObjects, request, deadline_seconds=5))
+        names = {json.loads(value)["metadata"]["name"] for value in answer.objects}
+        if name not in names:
+            raise Failure(f"I5 no loss: {name} was acknowledged and is gone")
+
+    async def gone(self, name: str) -> None:
+        """Wait until a pod is gone."""
+
+        async def holds() -> bool:
+            return name not in await self.pods()
+
+        await until(holds, f"{name} is gone")
+
+    async def audit(self) -> node_pb.AuditResponse:
+        """Take the ledger."""
+        stub = node_grpc.NodeServiceStub(self.channel)
+        answer: node_pb.AuditResponse = await self.ask(
+            lambda: call(stub.Audit, node_pb.AuditRequest(), deadline_seconds=10)
+        )
+        return answer
+
+
+async def prepare(folder: Path) -> FakeCri:
+    """Make the state that every instant begins with: a bystander that runs. Returns the runtime's state."""
+    fake = FakeCri(IMAGE, pullable=(PULLED,))  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+    async with world(folder, fake) as made:
+        await made.service.start()
+        await made.apply(pod("bystander"))
+        await made.ready("bystander")
+        await made.service.terminate()
+    return fake
+
+
+@asynccontextmanager
+async def world(folder: Path, fake: FakeCri) -> AsyncIterator[World]:
+    """Serve the runtime for a block; the kubelet is ended with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = cri_server(fake, folder / "fake.sock")
+    await server.start()
+    environment = {
+        "TRIPOD_NODE_NAME": "matrix",
+        "TRIPOD_STATE_DIRECTORY": str(folder / "state"),
+        "TRIPOD_RUN_DIRECTORY": str(folder / "run"),
+        "TRIPOD_CRI_ENDPOINT": f"unix://{folder}/fake.sock",
+    }
+    service = Service("kubelet", folder, environment)
+    channel = open_channel(f"unix://{folder}/run/kubelet.sock")
+    try:
+        yield World(folder, fake, service, channel)
+    finally:
+        await service.kill()
+        await channel.close(None)
+        await server.stop(0.1)
+
+
+async def tell(made: World, story: tuple[str, ...] = STORY) -> None:
+    """Go through the story."""
+    for act in story:
+        await _ACTS[act](made)
+
+
+async def _apply(made: World) -> None:
+    await made.apply(pod("victim", PULLED, "Always"))
+    await made.ready("victim")
+
+
+async def _crash(made: World) -> None:
+    uid = (await made.pods())["victim"].uid
+    made.fake.crash(uid, "app", 3)
+    found = await made.ready("victim", restarts=1)
+    last = found.containers[0].last_termination_state.exit_code
+    if last != 3:
+        raise Failure(f"I5 no loss: the exit code of the crash is told as {last}")
+
+
+async def _delete(made: World) -> None:
+    await made.delete("victim")
+    await made.gone("victim")
+
+
+async def _file(made: World) -> None:
+    directory = made.folder / "state/manifests"
+    fresh = directory / ".file.yaml"
+    await asyncio.to_thread(fresh.write_text, json.dumps(pod("filed")))
+    await asyncio.to_thread(fresh.rename, directory / "file.yaml")
+    await made.ready("filed")
+
+
+async def _unfile(made: World) -> None:
+    await asyncio.to_thread((made.folder / "state/manifests/file.yaml").unlink)
+    await made.gone("filed")
+
+
+async def _orphan(made: World) -> None:
+    labels = {UID_LABEL: "nobody", "io.kubernetes.pod.name": "lost"}
+    box = cri.PodSandboxStatus(
+        id="orphan".ljust(64, "0"),
+        metadata=cri.PodSandboxMetadata(name="lost", namespace="default", uid="nobody"),
+        state=cri.SANDBOX_READY,
+        labels=labels,
+        network=cri.PodSandboxNetworkStatus(ip="10.9.99.1"),
+    )
+    made.fake.sandboxes[box.id] = box
+
+    async def removed() -> bool:
+        await made.service.revive()
+        return box.id not in made.fake.sandboxes
+
+    await until(removed, "the orphan is removed", 30.0)
+
+
+_ACTS: dict[str, Callable[[World], Awaitable[None]]] = {
+    "apply": _apply,
+    "crash": _crash,
+    "delete": _delete,
+    "file": _file,
+    "unfile": _unfile,
+    "orphan": _orphan,
+}
+
+
+async def judge(made: World, before: FakeCri) -> None:
+    """Check the invariants after the story. Raises `Failure` with the first that does not hold."""
+    findings: list[Any] = []
+
+    async def clean() -> bool:
+        answer = await made.audit()
+        findings[:] = [f"{f.category} {f.id[:24]} {f.message}" for f in answer.findings]
+        return not findings
+
+    try:
+        await until(clean, "the audit is empty", 12.0)
+    except Failure as error:
+        raise Failure(f"I4 no leak: {findings}") from error
+    _judge_runtime(made, before)
+    await _judge_order(made)
+    _judge_bounds((await made.audit()).process)
+    folders = {path.name for path in (made.folder / "state/pods").iterdir()}
+    if len(folders) != 1:
+        raise Failure(f"I4 no leak: pod folders {folders}")
+    if CANARY in made.service.log.read_text():
+        raise Failure("I12 silence: an environment value stands in the log")
+    took = await made.service.terminate()
+    if took > 8.0:
+        raise Failure(f"SIGTERM took {took:.1f} s")
+
+
+def _judge_runtime(made: World, before: FakeCri) -> None:
+    fake = made.fake
+    if fake.violations:
+        raise Failure(f"I3 at most one: {fake.violations}")
+    starts = [entry for entry in fake.history if entry[0] == "start"]
+    twice = [entry for entry, count in Counter(starts).items() if count > 1]
+    if twice:
+        raise Failure(f"I3 at most one: started twice: {twice}")
+    for key, (container, _) in before.containers.items():
+        after = fake.containers.get(key)
+        if after is None or after[0] != container:
+            raise Failure("I1 continuity: the bystander is not the same container any more")
+    if set(fake.sandboxes) != set(before.sandboxes) or set(fake.containers) != set(before.containers):
+        raise Failure(f"I4 no leak: the runtime holds {list(fake.sandboxes)} {list(fake.containers)}")
+
+
+async def _judge_order(made: World) -> None:
+    stub = pod_grpc.PodServiceStub(made.channel)
+    last = 0
+    async with stream(stub.WatchPods, pod_pb.WatchPodsRequest()) as answers:
+        async for answer in answers:
+            if answer.revision < last:
+                raise Failure(f"I6 order: revision {answer.revision} after {last}")
+            last = answer.revision
+            if answer.WhichOneof("event") == "bookmark":
+                return
+
+
+def _judge_bounds(use: node_pb.ProcessUse) -> None:
+    held = {"open files": use.open_file_count, "threads": use.thread_count, "tasks": use.task_count}
+    over = {name: count for name, count in held.items() if count > CAPS[name]}
+    if over:
+        raise Failure(f"I7 bounded: {over}, caps are {CAPS}")
+
+
+class KubeletMatrix:
+    """The instants of the kubelet's story, and how one of them is run."""
+
+    name = "kubelet"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._before = FakeCri()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+
+    async def instants(self) -> list[tuple[str, int]]:
+        """Go through the story once without kills; return the instants that it passed, in order."""
+        self._before = await prepare(self._folder / "prepared")
+        log = self._folder / "instants.log"
+        async with self._begin("list") as made:
+            await made.service.start(f"*=log({log})")
+            await tell(made)
+            await judge(made, self._before)
+        return enumerate_instants(log.read_text().split(), OCCURRENCES)
+
+    @asynccontextmanager
+    async def _begin(self, name: str) -> AsyncIterator[World]:
+        folder = self._folder / name
+        folder.mkdir(parents=True)
+        await asyncio.to_thread(
+            shutil.copytree, self._folder / "prepared/state", folder / "state", dirs_exist_ok=True
+        )
+        fake = FakeCri(IMAGE, pullable=(PULLED,))  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+        fake.copy_from(self._before)
+        async with world(folder, fake) as made:
+            yield made
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def run(self, instant: str, occurrence: int) -> bool:
+        """Kill at one instant. Returns whether it was reached; raises `Failure`."""
+        off = f"{occurrence - 1}*off->" if occurrence > 1 else ""
+        story = STORY if instant.startswith("orphan") else STORY[:-1]
+        async with self._begin(f"{instant}-{occurrence}") as made:
+            await made.service.start(f"{instant}={off}1*kill->off")
+            await tell(made, story)
+            await judge(made, self._before)
+            return made.service.killed_itself

@@ -1,0 +1,121 @@
+"""One service as a process that is killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 30.0
+
+
+class Failure(Exception):  # noqa: N818  # what the matrix prints
+    """An invariant did not hold; the text begins with its name."""
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = 20.0) -> None:
+    """Wait for a condition with a limit. Raises `Failure`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not await holds():
+        if loop.time() > deadline:
+            raise Failure(f"I2 convergence: not within {seconds:g} s: {what}")
+        await asyncio.sleep(0.02)
+
+
+def enumerate_instants(passed: Sequence[str], occurrences: int) -> list[tuple[str, int]]:
+    """Return each instant that was passed with the number of its pass, `occurrences` passes at most."""
+    counts = Counter(passed)
+    return [(name, n) for name in dict.fromkeys(passed) for n in range(1, min(counts[name], occurrences) + 1)]
+
+
+class Service:
+    """`services.NAME` with an environment of its own. `instant` is killed in the first life alone."""
+
+    def __init__(
+        self, name: str, folder: Path, environment: Mapping[str, str], *, prefix: tuple[str, ...] = ()
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{ROOT}/gen",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+            "TRIPOD_LOG_FORMAT": "json",
+            "TRIPOD_LISTEN": "127.0.0.1:0",
+            "TRIPOD_HTTP_LISTEN": "127.0.0.1:0",
+            **environment,
+        }
+        self._prefix = prefix
+        self._process: asyncio.subprocess.Process | None = None
+        self.lives = 0
+        self.killed_itself = False
+
+    async def start(self, failpoints: str = "") -> None:
+        """Start a new life."""
+        armed = {"TRIPOD_FAILPOINTS": failpoints, "TRIPOD_ALLOW_FAILPOINTS": "true"} if failpoints else {}
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._prefix,
+                sys.executable,
+                "-m",
+                f"services.{self.name}",
+                cwd=ROOT,
+                env={**self._environment, **armed},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.lives += 1
+
+    @property
+    def pid(self) -> int:
+        """The process id of the present life."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def dead(self) -> bool:
+        """Whether no life goes on."""
+        return self._process is None or self._process.returncode is not None
+
+    async def revive(self) -> bool:
+        """Start again if it died, which only SIGKILL may have done. Tells whether it had."""
+        if not self.dead:
+            return False
+        code = self._process.returncode if self._process else None
+        if code not in (None, -signal.SIGKILL):
+            raise Failure(f"the {self.name} ended with {code}: {self.tail()}")
+        self.killed_itself = self.killed_itself or code == -signal.SIGKILL
+        await self.start()
+        return True
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_bytes()[-2000:].decode(errors="replace")
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        if self._process is not None and not self.dead:
+            self._process.kill()
+            await self._process.wait()
+
+    async def terminate(self, limit_seconds: float = 8.0) -> float:
+        """SIGTERM; returns how long the end took. Raises `Failure` when it takes longer than the limit."""
+        if self._process is None or self.dead:
+            return 0.0
+        begin = asyncio.get_running_loop().time()
+        self._process.terminate()
+        try:
+            async with asyncio.timeout(limit_seconds):
+                code = await self._process.wait()
+        except TimeoutError as error:
+            await self.kill()
+            raise Failure(f"the {self.name} did not end within {limit_seconds:g} s of SIGTERM") from error
+        if code != 0:
+            raise Failure(f"the {self.name} ended with {code} on SIGTERM: {self.tail()}")
+        return asyncio.get_running_loop().time() - begin
