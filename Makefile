@@ -33,6 +33,7 @@ check: $(VENV)/.ready proto ## Format, lint, types, import contracts, proto lint
 	$(BIN)/python -m pytest -q -n 2 $(FAST) tests
 
 test: check ## Everything: also the engine, network namespaces and the composed node
+	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
 	$(BIN)/python -m pytest -q -m "docker or netns or e2e" tests
 

@@ -1,0 +1,1 @@
+"""The faults of docs/reliability.md, injected. Each test names its fault: `@pytest.mark.fault("F17")`."""
