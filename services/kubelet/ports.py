@@ -8,7 +8,7 @@ from typing import Protocol
 
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe, SandboxId
-from services.kubelet.core.observed import ObservedPod
+from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox
 from services.kubelet.core.resources import KernelResources
 from services.kubelet.core.volumes import Mount
 
@@ -22,6 +22,10 @@ class PodSource(Protocol):
 
     def pod(self, uid: PodUid) -> Pod | None:
         """Return one pod; None when it is gone from the source."""
+        ...
+
+    def take_new(self, uid: PodUid) -> bool:
+        """Tell, once, that a pod was made just now and by us: no runtime can have anything of its UID."""
         ...
 
     def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
@@ -75,6 +79,14 @@ class Runtime(Protocol):
 
     async def observe(self, uid: PodUid) -> ObservedPod:
         """Return all of a pod that is there, completely."""
+        ...
+
+    async def sandbox(self, sandbox: SandboxId) -> ObservedSandbox:
+        """Return one sandbox. Raises for one that does not exist."""
+        ...
+
+    async def container(self, container: ContainerId) -> ObservedContainer:
+        """Return one container. Raises for one that does not exist."""
         ...
 
     async def list_pods(self) -> Mapping[PodUid, ObservedPod]:

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,28 @@ async def test_a_container_goes_from_created_to_running_to_ended(runtime: Runtim
     assert states[2] is not None
     assert states[2].exit_code == 143
     assert states[2].finished_at is not None
+
+
+async def test_one_container_and_one_sandbox_can_be_looked_at_alone(runtime: Runtime) -> None:
+    """The same is told as in a look at the whole pod, but for the sandbox of a container."""
+    wanted = pod()
+    box = await sandbox(runtime, wanted)
+    made = await container(runtime, wanted, box)
+    await runtime.start_container(made)
+    whole = await runtime.observe(wanted.uid)
+    alone = await runtime.container(made)
+
+    assert (await runtime.sandbox(box),) == whole.sandboxes
+    assert (replace(alone, sandbox_id=box),) == whole.containers
+
+
+async def test_what_does_not_exist_cannot_be_looked_at(runtime: Runtime) -> None:
+    """An absent one is an error, never an empty answer."""
+    for look in (runtime.sandbox(SandboxId("f" * 64)), runtime.container(ContainerId("f" * 64))):
+        with pytest.raises(TripodError) as caught:
+            await look
+
+        assert caught.value.code is Code.NOT_FOUND
 
 
 async def test_a_sandbox_has_an_address_until_it_is_stopped(runtime: Runtime) -> None:

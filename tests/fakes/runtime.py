@@ -80,6 +80,22 @@ class FakeRuntime:
         self._called("observe")
         return self._pods.get(uid, ObservedPod(uid))
 
+    async def sandbox(self, sandbox: SandboxId) -> ObservedSandbox:
+        """Return one sandbox."""
+        self._called("sandbox")
+        pod = self._of_sandbox(sandbox)
+        if pod is None:
+            raise refused("SANDBOX_NOT_FOUND", "no such sandbox", Code.NOT_FOUND)
+        return next(box for box in pod.sandboxes if box.id == sandbox)
+
+    async def container(self, container: ContainerId) -> ObservedContainer:
+        """Return one container."""
+        self._called("container")
+        pod = self._of_container(container)
+        if pod is None:
+            raise refused("CONTAINER_NOT_FOUND", "no such container", Code.NOT_FOUND)
+        return next(c for c in pod.containers if c.id == container)
+
     async def list_pods(self) -> Mapping[PodUid, ObservedPod]:
         """Return every pod that has a sandbox."""
         self._called("list_pods")

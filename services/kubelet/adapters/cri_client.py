@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,41 +41,50 @@ class CriRuntime:
         self._images = pb_grpc.ImageServiceStub(channel)
 
     async def observe(self, uid: PodUid) -> ObservedPod:
-        """Return all of a pod that is there."""
+        """Return all of a pod that is there: what is independent is asked for at once."""
         selector = {POD_UID_LABEL: uid}
         wanted_sandboxes = pb.ListPodSandboxRequest(filter=pb.PodSandboxFilter(label_selector=selector))
         wanted = pb.ListContainersRequest(filter=pb.ContainerFilter(label_selector=selector))
-        sandboxes = await self._call(self._runtime.ListPodSandbox, wanted_sandboxes)
-        containers = await self._call(self._runtime.ListContainers, wanted)
-        return ObservedPod(
-            uid=uid,
-            sandboxes=_newest([await self._sandbox(item) for item in sandboxes.items]),
-            containers=_newest_containers([await self._container(item) for item in containers.containers]),
+        boxes, containers = await asyncio.gather(
+            self._call(self._runtime.ListPodSandbox, wanted_sandboxes),
+            self._call(self._runtime.ListContainers, wanted),
         )
+        looks = (
+            asyncio.gather(*(self.sandbox(SandboxId(item.id)) for item in boxes.items)),
+            asyncio.gather(*(self._container(item) for item in containers.containers)),
+        )
+        seen_boxes, seen = await asyncio.gather(*looks)
+        return ObservedPod(uid, sandboxes=_newest(seen_boxes), containers=_newest_containers(seen))
 
     async def _call(self, method: Any, request: Any, *, seconds: float = _DEADLINE_SECONDS) -> Any:
         return await call(method, request, deadline_seconds=seconds)
 
-    async def _sandbox(self, item: pb.PodSandbox) -> ObservedSandbox:
-        request = pb.PodSandboxStatusRequest(pod_sandbox_id=item.id)
+    async def sandbox(self, sandbox: SandboxId) -> ObservedSandbox:
+        """Return one sandbox."""
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox)
         status = (await self._call(self._runtime.PodSandboxStatus, request)).status
         addresses = [status.network.ip, *(more.ip for more in status.network.additional_ips)]
         return ObservedSandbox(
-            id=SandboxId(item.id),
-            attempt=item.metadata.attempt,
+            id=SandboxId(status.id),
+            attempt=status.metadata.attempt,
             ready=status.state == pb.SANDBOX_READY,
             addresses=tuple(address for address in addresses if address),
         )
 
     async def _container(self, item: pb.Container) -> ObservedContainer:
-        request = pb.ContainerStatusRequest(container_id=item.id)
+        seen = await self.container(ContainerId(item.id))
+        return replace(seen, sandbox_id=SandboxId(item.pod_sandbox_id))
+
+    async def container(self, container: ContainerId) -> ObservedContainer:
+        """Return one container; the CRI's status does not say in which sandbox it is."""
+        request = pb.ContainerStatusRequest(container_id=container)
         status = (await self._call(self._runtime.ContainerStatus, request)).status
         return ObservedContainer(
-            id=ContainerId(item.id),
-            name=item.metadata.name,
-            attempt=item.metadata.attempt,
+            id=ContainerId(status.id),
+            name=status.metadata.name,
+            attempt=status.metadata.attempt,
             state=_STATES.get(status.state, RuntimeState.UNKNOWN),
-            sandbox_id=SandboxId(item.pod_sandbox_id),
+            sandbox_id=SandboxId(""),
             image=status.image.image,
             image_id=status.image_id or status.image_ref,
             started_at=_time(status.started_at),
@@ -197,11 +208,11 @@ class CriRuntime:
         return [RuntimeCondition(c.type, c.status, c.message) for c in answer.status.conditions]
 
 
-def _newest(sandboxes: list[ObservedSandbox]) -> tuple[ObservedSandbox, ...]:
+def _newest(sandboxes: Sequence[ObservedSandbox]) -> tuple[ObservedSandbox, ...]:
     return tuple(sorted(sandboxes, key=lambda s: s.attempt, reverse=True))
 
 
-def _newest_containers(containers: list[ObservedContainer]) -> tuple[ObservedContainer, ...]:
+def _newest_containers(containers: Sequence[ObservedContainer]) -> tuple[ObservedContainer, ...]:
     return tuple(sorted(containers, key=lambda c: c.attempt, reverse=True))
 
 

@@ -5,7 +5,7 @@ An observation is complete or it is not made: an error never looks like an empty
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
@@ -59,6 +59,14 @@ class ObservedPod:
     name: str = ""
     sandboxes: tuple[ObservedSandbox, ...] = ()
     containers: tuple[ObservedContainer, ...] = ()
+
+    def with_sandbox(self, made: ObservedSandbox) -> ObservedPod:
+        """Return the pod with a new sandbox, which is the newest."""
+        return replace(self, sandboxes=(made, *self.sandboxes))
+
+    def with_container(self, made: ObservedContainer) -> ObservedPod:
+        """Return the pod with a new container, which is the newest of its name."""
+        return replace(self, containers=(made, *self.containers))
 
     def sandbox(self) -> ObservedSandbox | None:
         """Return the newest sandbox."""

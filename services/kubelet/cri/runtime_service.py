@@ -16,7 +16,7 @@ from services.kubelet.cri import convert, naming
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
-from services.kubelet.cri.errors import CriError, EngineRefusedError, invalid
+from services.kubelet.cri.errors import ContainerNotFoundError, CriError, EngineRefusedError, invalid
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.inflight import InFlight
 from services.kubelet.cri.ledger import LEDGER_INFO, LedgerTaker
@@ -209,11 +209,16 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         self, request: pb.StartContainerRequest, context: Any
     ) -> pb.StartContainerResponse:
         """Start a container and write its output from its first byte."""
-        inspected, record = await self._holdings.container(request.container_id)
-        async with _START:
-            await self._client.start(inspected["Id"])
+        container_id, made = await self._holdings.made(request.container_id)
+        try:
+            async with _START:
+                await self._client.start(container_id)
+        except EngineRefusedError as error:
+            if error.status == 404 and "No such container" in error.message:
+                raise ContainerNotFoundError(request.container_id) from error
+            raise
         await _START.recorded()
-        self._logs.follow(inspected["Id"], record.log_path, tty=bool(inspected["Config"].get("Tty")))
+        self._logs.follow(container_id, made.record.log_path, tty=made.tty)
         return pb.StartContainerResponse()
 
     async def StopContainer(self, request: pb.StopContainerRequest, context: Any) -> pb.StopContainerResponse:

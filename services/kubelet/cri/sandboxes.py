@@ -6,6 +6,7 @@ import asyncio
 import io
 import tarfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ _FORGET = failpoints.step("cri.sandbox.forget")
 _REMOVE = failpoints.step("cri.sandbox.remove")
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How a container was made."""
+
+    record: Record
+    tty: bool
+
+
 class Holdings:
     """Finds our sandboxes and containers at the engine; what is not ours does not exist."""
 
@@ -50,6 +59,7 @@ class Holdings:
         self._client = client
         self._owner = owner
         self._register = register
+        self._made: dict[str, Made] = {}
 
     async def listing(self, kind: str, *labels: str) -> list[Owned]:
         """List what is ours of a kind, newest first."""
@@ -108,6 +118,7 @@ class Holdings:
                 async with _CREATE[record.kind]:
                     made = await self._client.create(candidate, {**config, "Labels": labels})
                 self._register.add(made)
+                self._made[made] = Made(record, tty=bool(config.get("Tty")))
                 await _CREATE[record.kind].recorded()
                 return made
             except EngineRefusedError as error:
@@ -124,13 +135,28 @@ class Holdings:
     async def remove(self, container_id: str) -> None:
         """Remove a container with its anonymous volumes. May be repeated."""
         await self._client.remove(container_id)
+        self._made.pop(container_id, None)
         self._register.remove(container_id)
 
     async def prune(self) -> None:
         """Forget the ids of containers that others removed."""
         before = self._register.ids()
         listed = await self._client.containers([f"{OWNER_LABEL}={self._owner}"])
-        self._register.prune(before, [item["Id"] for item in listed])
+        present = {item["Id"] for item in listed}
+        self._register.prune(before, present)
+        for container_id in [i for i in self._made if i in before and i not in present]:
+            del self._made[container_id]
+
+    async def made(self, container_id: str) -> tuple[str, Made]:
+        """Return the full id of a container and how it was made, without asking if we made it ourselves.
+
+        Raises `ContainerNotFoundError`.
+        """
+        known = self._made.get(container_id)
+        if known is not None and known.record.kind == naming.CONTAINER:
+            return container_id, known
+        inspected, record = await self.container(container_id)
+        return str(inspected["Id"]), Made(record, tty=bool(inspected["Config"].get("Tty")))
 
     async def sandbox(self, sandbox_id: str) -> Owned:
         """Inspect a sandbox. Raises `SandboxNotFoundError`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -14,8 +14,8 @@ from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import TripodError
 from services.kubelet.core import env, plan, render, volumes
 from services.kubelet.core.manifest_pod import tag_is_latest
-from services.kubelet.core.model import Container, Pod, PullPolicy, SandboxId
-from services.kubelet.core.observed import ObservedPod
+from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy
+from services.kubelet.core.observed import ObservedPod, ObservedSandbox
 from services.kubelet.core.plan import Action
 from services.kubelet.core.resources import kernel_resources
 from services.kubelet.core.status import Waiting
@@ -47,10 +47,15 @@ class NodeFacts:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a plan: who failed and why, who started, whether the pod is gone."""
+    """What came of a plan: who failed and why, who started, whether the pod is gone.
 
-    failures: dict[str, Waiting]
-    started: set[str]
+    `observed` is the pod as it is now, where the plan only made things and all of them
+    were seen; else None, and the pod must be looked at.
+    """
+
+    observed: ObservedPod | None
+    failures: dict[str, Waiting] = field(default_factory=dict)
+    started: set[str] = field(default_factory=set)
     finalized: bool = False
     acted: bool = False
 
@@ -69,12 +74,12 @@ class Actor:
 
     async def apply(self, pod: Pod, observed: ObservedPod, actions: Sequence[Action]) -> Outcome:
         """Carry a plan out in order. A container that fails is skipped; a sandbox that fails raises."""
-        outcome = Outcome({}, set())
+        outcome = Outcome(observed)
+        images: dict[str, bool] = {}
         sandbox = observed.sandbox()
-        sandbox_id = sandbox.id if sandbox else None
         stops = [action for action in actions if isinstance(action, plan.StopContainer)]
         if stops:
-            outcome.acted = True
+            outcome.acted, outcome.observed = True, None
             await self._stop_all(pod, stops)
         for action in actions:
             match action:
@@ -82,36 +87,45 @@ class Actor:
                     continue
                 case plan.CreateSandbox():
                     outcome.acted = True
-                    sandbox_id = await self._create_sandbox(pod, action)
+                    sandbox, images = await self._make_sandbox(pod, action, actions)
+                    outcome.observed = outcome.observed and outcome.observed.with_sandbox(sandbox)
                 case plan.PullImage():
-                    await self._guarded(pod, action.container, outcome, self._pull(pod, action))
+                    await self._guarded(pod, action.container, outcome, self._pull(pod, action, images))
                 case plan.StartContainer():
-                    if action.container not in outcome.failures and sandbox_id is not None:
+                    if action.container not in outcome.failures and sandbox is not None:
                         outcome.acted = True
-                        starting = self._start(pod, sandbox_id, action)
+                        starting = self._start(pod, sandbox, action, outcome)
                         await self._guarded(pod, action.container, outcome, starting)
-                case plan.RemoveContainer():
-                    outcome.acted = True
-                    async with _REMOVE:
-                        await self._runtime.remove_container(action.id)
-                    await _REMOVE.recorded()
-                case plan.StopSandbox():
-                    outcome.acted = True
-                    with telemetry.span(telemetry_names.SANDBOX_STOP, attributes={"reason": action.reason}):
-                        async with _SANDBOX_STOP:
-                            await self._runtime.stop_sandbox(action.id)
-                    await _SANDBOX_STOP.recorded()
-                case plan.RemoveSandbox():
-                    outcome.acted = True
-                    async with _SANDBOX_REMOVE:
-                        await self._runtime.remove_sandbox(action.id)
-                    await _SANDBOX_REMOVE.recorded()
-                case plan.Finalize():
-                    await self._finalize(pod)
-                    outcome.finalized = outcome.acted = True
                 case _:
-                    assert_never(action)
+                    outcome.acted, outcome.observed = True, None
+                    await self._undo(pod, action, outcome)
         return outcome
+
+    async def _undo(self, pod: Pod, action: Action, outcome: Outcome) -> None:
+        """Carry out what takes something away."""
+        match action:
+            case plan.RemoveContainer():
+                async with _REMOVE:
+                    await self._runtime.remove_container(action.id)
+                await _REMOVE.recorded()
+            case plan.StopSandbox():
+                with telemetry.span(telemetry_names.SANDBOX_STOP, attributes={"reason": action.reason}):
+                    async with _SANDBOX_STOP:
+                        await self._runtime.stop_sandbox(action.id)
+                await _SANDBOX_STOP.recorded()
+            case plan.RemoveSandbox():
+                async with _SANDBOX_REMOVE:
+                    await self._runtime.remove_sandbox(action.id)
+                await _SANDBOX_REMOVE.recorded()
+            case plan.Finalize():
+                await self._finalize(pod)
+                outcome.finalized = True
+            case plan.CreateSandbox() | plan.PullImage() | plan.StartContainer():
+                raise AssertionError("`apply` does what makes something")
+            case plan.StopContainer() | plan.WaitUntil():
+                raise AssertionError("`apply` has done or skipped these")
+            case _:
+                assert_never(action)
 
     async def _guarded(self, pod: Pod, container: str, outcome: Outcome, work: object) -> None:
         try:
@@ -137,7 +151,25 @@ class Actor:
                 await self._runtime.stop_container(action.id, action.grace_seconds)
         await _STOP.recorded()
 
-    async def _create_sandbox(self, pod: Pod, action: plan.CreateSandbox) -> SandboxId:
+    async def _make_sandbox(
+        self, pod: Pod, action: plan.CreateSandbox, actions: Sequence[Action]
+    ) -> tuple[ObservedSandbox, dict[str, bool]]:
+        """Make the sandbox, and meanwhile look which of the plan's images are there."""
+        images = dict.fromkeys(a.image for a in actions if isinstance(a, plan.PullImage))
+        looks = asyncio.gather(*(self._look_for(image) for image in images))
+        made, present = await asyncio.gather(self._create_sandbox(pod, action), looks)
+        known = zip(images, present, strict=True)
+        return made, {image: there for image, there in known if there is not None}
+
+    async def _look_for(self, image: str) -> bool | None:
+        """Tell whether an image is there; None when that cannot be told now."""
+        try:
+            with telemetry.span(telemetry_names.IMAGE_CHECK, attributes={"container.image.name": image}):
+                return await self._runtime.image_present(image)
+        except TripodError:
+            return None
+
+    async def _create_sandbox(self, pod: Pod, action: plan.CreateSandbox) -> ObservedSandbox:
         with telemetry.span(telemetry_names.VOLUME_MOUNT):
             async with _VOLUMES:
                 await self._files.prepare(pod)
@@ -158,14 +190,18 @@ class Actor:
                 async with _SANDBOX_CREATE:
                     made = await self._runtime.create_sandbox(config)
                 await _SANDBOX_CREATE.recorded()
-                return made
+                return await self._runtime.sandbox(made)
         except TripodError as error:
             self._events.emit(pod, "FailedCreatePodSandBox", error.message, warning=True)
             raise
 
-    async def _pull(self, pod: Pod, action: plan.PullImage) -> None:
-        with telemetry.span(telemetry_names.IMAGE_CHECK, attributes={"container.image.name": action.image}):
-            present = await self._runtime.image_present(action.image)
+    async def _pull(self, pod: Pod, action: plan.PullImage, known: dict[str, bool]) -> None:
+        present = known.get(action.image)
+        if present is None:
+            with telemetry.span(
+                telemetry_names.IMAGE_CHECK, attributes={"container.image.name": action.image}
+            ):
+                present = await self._runtime.image_present(action.image)
         if action.policy is PullPolicy.NEVER and not present:
             message = f"Image {action.image!r} is not there, and imagePullPolicy is Never"
             self._events.emit(pod, "ErrImageNeverPull", message, container=action.container, warning=True)
@@ -188,7 +224,9 @@ class Actor:
             raise _StartError("ErrImagePull", message) from error
         self._events.emit(pod, "Pulled", f"Pulled image {action.image!r}", container=action.container)
 
-    async def _start(self, pod: Pod, sandbox_id: SandboxId, action: plan.StartContainer) -> None:
+    async def _start(
+        self, pod: Pod, sandbox: ObservedSandbox, action: plan.StartContainer, outcome: Outcome
+    ) -> None:
         spec = next(c for c in pod.spec.containers if c.name == action.container)
         attributes: dict[str, str | int] = {
             "k8s.container.name": spec.name,
@@ -196,26 +234,38 @@ class Actor:
         }
         try:
             with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
-                await self._refresh_hosts(pod)
+                await self._refresh_hosts(pod, sandbox)
                 config = self._container_config(pod, spec, action.attempt)
                 async with _CREATE:
-                    container_id = await self._runtime.create_container(sandbox_id, config)
+                    container_id = await self._runtime.create_container(sandbox.id, config)
                 await _CREATE.recorded()
                 self._events.emit(pod, "Created", f"Created container {spec.name}", container=spec.name)
                 trace.get_current_span().set_attribute("container.id", container_id)
                 async with _START:
                     await self._runtime.start_container(container_id)
         except TripodError as error:
+            outcome.observed = None
             self._events.emit(pod, "Failed", error.message, container=spec.name, warning=True)
             raise _StartError("RunContainerError", error.message) from error
         self._events.emit(pod, "Started", f"Started container {spec.name}", container=spec.name)
         await _START.recorded()
+        await self._see(sandbox, container_id, outcome)
 
-    async def _refresh_hosts(self, pod: Pod) -> None:
+    async def _see(self, sandbox: ObservedSandbox, container_id: ContainerId, outcome: Outcome) -> None:
+        """Look at the container that was started, if a look at it alone is enough."""
+        if outcome.observed is None:
+            return
+        try:
+            with telemetry.span(telemetry_names.POD_OBSERVE):
+                seen = await self._runtime.container(container_id)
+        except TripodError:
+            outcome.observed = None
+        else:
+            outcome.observed = outcome.observed.with_container(replace(seen, sandbox_id=sandbox.id))
+
+    async def _refresh_hosts(self, pod: Pod, sandbox: ObservedSandbox) -> None:
         await self._files.prepare(pod)
-        observed = await self._runtime.observe(pod.uid)
-        sandbox = observed.sandbox()
-        text = volumes.hosts_text(hostname(pod), sandbox.addresses if sandbox else ())
+        text = volumes.hosts_text(hostname(pod), sandbox.addresses)
         async with _HOSTS:
             await self._files.write_hosts(pod, text)
         await _HOSTS.recorded()

@@ -154,6 +154,8 @@ class PodWorkers:
         await self._act(pod, state, observed, actions)
 
     async def _observe(self, pod: Pod, state: _State) -> ObservedPod:
+        if state.status is None and self._source.take_new(pod.uid):
+            return ObservedPod(pod.uid)
         with telemetry.span(telemetry_names.POD_OBSERVE):
             return await self._runtime.observe(pod.uid)
 
@@ -220,7 +222,7 @@ class PodWorkers:
                 self._forget(pod.uid, state)
                 return
             self._note_outcome(state, outcome)
-            observed = await self._observe(pod, state)
+            observed = outcome.observed or await self._observe(pod, state)
         self._publish(pod, state, observed)
         self._queue.add_after(pod.uid, 0.01 if outcome.failures else _RELIST_SECONDS)
 

@@ -92,6 +92,7 @@ class ObjectStore:
         self._revision = 0
         self._lock = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
+        self._new: set[PodUid] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="objects")
         self.pod_hub: WatchHub[Pod] = WatchHub(run_id)
         self.service_hub: WatchHub[Service] = WatchHub(run_id)
@@ -210,6 +211,13 @@ class ObjectStore:
         """Return one pod; None when it is gone."""
         return self.pod_hub.get(uid)
 
+    def take_new(self, uid: PodUid) -> bool:
+        """Tell, once, that a pod was made by a call to `apply` of this run."""
+        if uid not in self._new:
+            return False
+        self._new.discard(uid)
+        return True
+
     def services(self) -> Sequence[Service]:
         """Return every service."""
         return list(self.service_hub.snapshot().values())
@@ -239,6 +247,8 @@ class ObjectStore:
                 if dry_run:
                     return list(change.applied)
                 await self._commit(change, traceparent, _APPLY)
+                created = (item.value for item in change.applied if item.result is Result.CREATED)
+                self._new |= {value.uid for value in created if isinstance(value, Pod)}
                 return [self._as_stored(item) for item in change.applied]
 
         return await self._to_its_end(act())
@@ -459,6 +469,7 @@ class ObjectStore:
         if entry is not None:
             hub: WatchHub[Any] = self.pod_hub if key.kind == "Pod" else self.service_hub
             hub.delete(entry.value.uid, traceparent)
+            self._new.discard(PodUid(entry.value.uid))
 
 
 def _owned_by_another(present: Entry, draft: Draft, origin: str) -> FieldViolation | None:

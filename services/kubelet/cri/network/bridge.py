@@ -122,6 +122,7 @@ class BridgeNetwork:
             await self._remove_firewall()
             await self._call("remove the links", self._wiring.remove_all)
             await self._call("restore the switches", self._sysctls.restore)
+            await self._call("close the state", self._wiring.close)
         self._faults, self._warnings = ("The pod network has been removed",), ()
 
     async def _ensure_bridge(self) -> tuple[str, ...]:

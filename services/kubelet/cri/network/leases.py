@@ -1,8 +1,9 @@
 """Keep the leases in one file that is replaced whole.
 
-A save writes a new file beside the old one, syncs it, renames it over the old one and syncs the directory:
-after a kill or a power cut either the old or the new state is there, never a torn one. About 250 leases
-make 30 kB. All calls block; one thread owns the store.
+A save writes a new file beside the old one and renames it over the old one: after a kill either the old or
+the new state is there, never a torn one. Nothing is synced to the disk, which costs more than all the rest of
+a sandbox's wiring: a power cut ends every sandbox, and with them every lease. What it leaves may be torn, and
+is then set aside. About 250 leases make 30 kB. All calls block; one thread owns the store.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class LeaseFile:
             return None
 
     def save(self, leases: Leases) -> None:
-        """Replace the file; on return the leases have reached the disk. Raises `OSError`."""
-        replace_file(self._path, encode(leases))
+        """Replace the file; on return the leases outlive this process. Raises `OSError`."""
+        replace_file(self._path, encode(leases), durable=False)
 
     def remove(self) -> None:
         """Remove the file, if there is one."""
@@ -55,14 +56,20 @@ class LeaseFile:
         self._path.rename(aside)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` into `path` in one step that survives a power cut. Raises `OSError`; the old stays."""
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Put `data` into `path` in one step that survives a kill, and a power cut if `durable`.
+
+    Raises `OSError`; the old stays.
+    """
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     fresh.replace(path)
+    if not durable:
+        return
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -1,9 +1,9 @@
 """Change links, addresses and routes by rtnetlink. The only importer of pyroute2, and a lazy one.
 
 Every function may be repeated: it brings about a state and accepts what is already so. Calls block for 1 to
-5 ms. Work inside a sandbox runs in a fresh thread that enters its network namespace with setns(2) and then
-ends, so that no other code can ever run in the wrong namespace by accident. (3.5 ms; `pyroute2.NetNS` takes
-24 ms.)
+5 ms. A thread keeps its netlink socket, since opening one costs as much as three requests. Work inside a
+sandbox runs in a fresh thread that enters its network namespace with setns(2) and then ends, so that no other
+code can ever run in the wrong namespace by accident. (3.5 ms; `pyroute2.NetNS` takes 24 ms.)
 
 Source: rtnetlink(7), veth(4), setns(2); IFLA_BRPORT_* in linux/if_link.h.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -121,7 +122,7 @@ def create_pair(name: str, *, bridge: str, netns: int, mac: str, mtu: int) -> No
     """
     with _netlink(f"create the pair {name}") as ipr:
         peer = {"ifname": SANDBOX_LINK, "net_ns_fd": netns, "mtu": mtu, "address": mac}
-        master = _get(ipr, bridge)["index"]
+        master = _index(bridge)
         try:
             ipr.link("add", ifname=name, kind="veth", master=master, mtu=mtu, state="up", peer=peer)
         except _netlink_error() as err:
@@ -136,8 +137,8 @@ def ensure_port(name: str, *, bridge: str, alias: str) -> None:
     Hairpin lets a pod reach itself through a service address: the packet leaves by the port it came from.
     """
     with _netlink(f"set up the port {name}") as ipr:
-        index = _get(ipr, name)["index"]
-        ipr.link("set", index=index, master=_get(ipr, bridge)["index"], state="up")
+        index = _index(name)
+        ipr.link("set", index=index, master=_index(bridge), state="up")
         ipr.brport("set", index=index, mode=_HAIRPIN)
         ipr.link("set", index=index, ifalias=alias)
 
@@ -146,7 +147,7 @@ def paired(name: str, *, netns: int) -> bool:
     """Tell whether the host's link `name` is one end of a veth whose other end is `eth0` in `netns`."""
     with _netlink(f"look at {name}") as ipr:
         outer = _find(ipr, name)
-    inner = in_netns(netns, _sandbox_link)
+    inner = in_netns(netns, _sandbox_link) if outer is not None else None
     if outer is None or inner is None:
         return False
     return bool(
@@ -182,6 +183,8 @@ def _enter(netns: int, body: Callable[[], T], result: Future[T]) -> None:
         result.set_result(body())
     except BaseException as err:
         result.set_exception(err)
+    finally:
+        close()
 
 
 def setns(netns: int) -> None:
@@ -199,8 +202,8 @@ def _sandbox_link() -> Any:
 
 def _configure(wanted: SandboxAddress) -> None:
     with _netlink("configure the sandbox") as ipr:
-        ipr.link("set", index=_get(ipr, "lo")["index"], state="up")
-        index = _get(ipr, SANDBOX_LINK)["index"]
+        ipr.link("set", index=_index("lo"), state="up")
+        index = _index(SANDBOX_LINK)
         for found in ipr.get_addr(family=_AF_INET, index=index):
             if found.get_attr("IFA_ADDRESS") != str(wanted.address):
                 ipr.addr(
@@ -217,16 +220,36 @@ _AF_INET: Final = 2
 _MAIN_TABLE: Final = 254
 
 
+_kept = threading.local()
+
+
 @contextmanager
 def _netlink(purpose: str) -> Iterator[Any]:
-    """Open a socket in the calling thread's namespace; turn what the kernel refuses into a `NetworkError`."""
+    """Lend the calling thread's socket, made in its namespace; turn refusals into a `NetworkError`.
+
+    After anything but a plain refusal of the kernel the socket is not used again.
+    """
     from pyroute2 import IPRoute  # Half a second of imports that a node without pods never needs.
 
     try:
-        with IPRoute() as ipr:
-            yield ipr
-    except (_netlink_error(), OSError) as err:
+        if not hasattr(_kept, "socket"):
+            _kept.socket = IPRoute()
+        yield _kept.socket
+    except _netlink_error() as err:
         raise errors.kernel_refused(purpose, str(err)) from err
+    except OSError as err:
+        close()
+        raise errors.kernel_refused(purpose, str(err)) from err
+    except BaseException:
+        close()
+        raise
+
+
+def close() -> None:
+    """Close the calling thread's socket. May be repeated."""
+    kept = _kept.__dict__.pop("socket", None)
+    if kept is not None:
+        kept.close()
 
 
 def _netlink_error() -> Any:
@@ -242,6 +265,14 @@ def _find(ipr: Any, name: str) -> Any:
         if err.code == errno.ENODEV:
             return None
         raise
+
+
+def _index(name: str) -> int:
+    """Return a link's index in the calling thread's namespace. Raises `OSError` ENODEV."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as err:
+        raise OSError(errno.ENODEV, f"no link {name}") from err
 
 
 def _get(ipr: Any, name: str) -> Any:

@@ -63,6 +63,7 @@ class Wiring:
 
     def close(self) -> None:
         """Give the state directory back. Links and leases stay."""
+        links.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
