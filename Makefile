@@ -3,11 +3,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MINUTES ?= 60
 FAST := -m "not docker and not netns and not e2e"
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down clean test check lint proto proto-lock lock peers
+.PHONY: help up demo down clean test check kill-matrix soak bench doctor lint proto proto-lock lock peers
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,23 @@ test: check ## Everything: also the engine, network namespaces and the composed 
 	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
 	$(BIN)/python -m pytest -q -m "docker or netns or e2e" tests
+
+kill-matrix: $(VENV)/.ready proto ## Kill every service at each step of its work, and check what must hold
+	@$(PYTHON) -m tools.programs
+	$(BIN)/python -m tests.matrix kubelet proxy cadvisor --least 120
+
+soak: $(VENV)/.ready proto ## The kill matrix on a real engine, then MINUTES=60 of random kills and faults
+	@$(PYTHON) -m tools.programs
+	@$(PYTHON) -m tools.up
+	$(BIN)/python -m tests.matrix engine --least 60
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+bench: $(VENV)/.ready proto ## Measure beside a floor or a peer: NAME=pod_start|proxy_scale|cadvisor|idle [JSON=FILE]
+	@$(PYTHON) -m tools.programs
+	$(BIN)/python -m bench $(NAME) $(if $(JSON),--json $(JSON))
+
+doctor: tripod ## Check the host and the node; each finding with its fix
+	@./tripod doctor
 
 lint: $(VENV)/.ready proto ## Mend format and what lint can mend
 	$(BIN)/ruff format .
