@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from typing import Annotated
@@ -220,6 +221,24 @@ def _known(fmt: str, formats: tuple[str, ...]) -> None:
     if fmt not in formats:
         what = f"Use {' or '.join(formats)}."
         raise CliError(f"Unknown output {fmt!r}", code=Exit.USAGE, advice=what)
+
+
+@app.command()
+def doctor(
+    fmt: Annotated[str, typer.Option("--output", "-o", help="text or json.")] = "text",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what is fine.")] = False,
+) -> None:
+    """Check host and node, and say how to mend what is wrong. Exit code 1 when something is broken."""
+    from cli.doctor import report
+    from cli.doctor.examine import examine
+
+    _known(fmt, ("text", "json"))
+    findings = examine(os.environ)
+    if fmt == "json":
+        print(report.as_json(findings))
+    else:
+        print(report.as_text(findings, output.Paint.of(sys.stdout), verbose=verbose))
+    raise typer.Exit(int(Exit.FAILED) if report.failed(findings) else 0)
 
 
 @app.command()

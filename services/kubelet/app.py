@@ -280,7 +280,9 @@ class Kubelet:
             explainer=self._explainer(),
             clock=self._clock,
         )
-        node_servicer = NodeServicer(lambda: self._node.status, self._summary, self._audit)
+        node_servicer = NodeServicer(
+            lambda: self._node.status, self._summary, self._audit, self._manifests.faults
+        )
         listeners = [Listener(f"unix://{self._config.run_directory}/kubelet.sock", group)]
         if self._config.listen:
             listeners.append(Listener(self._config.listen))
