@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from typing import Annotated
@@ -187,6 +189,56 @@ def trace(
     if not spans:
         raise CliError(f"No service remembers trace {trace_id}", code=Exit.NOT_FOUND)
     print(waterfall.render(trace_id, spans, verbose=verbose))
+
+
+@app.command()
+def explain(
+    pod: Annotated[str, typer.Argument(help="Pod, as NAME or pod/NAME.")],
+    namespace: Namespace = "default",
+    fmt: Annotated[str, typer.Option("--output", "-o", help="text or json.")] = "text",
+) -> None:
+    """Say why a pod is not Ready, since when, and what is tried next."""
+    from cli import explanation
+    from cli.node import connected
+
+    _known(fmt, ("text", "json"))
+    ref = one([pod])
+    if ref.kind != "Pod":
+        raise CliError(
+            f"Only pods can be explained, not {pod!r}",
+            code=Exit.USAGE,
+            advice="`tripod describe service NAME` tells where a service leads and why.",
+        )
+    with connected() as node:
+        told = explanation.ask(node, namespace, ref.name)
+    if fmt == "json":
+        print(json.dumps(explanation.as_values(told), indent=2))
+    else:
+        print(explanation.as_text(told, output.Paint.of(sys.stdout)))
+
+
+def _known(fmt: str, formats: tuple[str, ...]) -> None:
+    if fmt not in formats:
+        what = f"Use {' or '.join(formats)}."
+        raise CliError(f"Unknown output {fmt!r}", code=Exit.USAGE, advice=what)
+
+
+@app.command()
+def doctor(
+    fmt: Annotated[str, typer.Option("--output", "-o", help="text or json.")] = "text",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also what is fine.")] = False,
+) -> None:
+    """Check host and node, and say how to mend what is wrong. Exit code 1 when something is broken."""
+    from cli.doctor import report
+    from cli.doctor.examine import examine
+
+    _known(fmt, ("text", "json"))
+    findings = examine(os.environ)
+    if fmt == "json":
+        print(report.as_json(findings))
+    else:
+        print(report.as_text(findings, output.Paint.of(sys.stdout), verbose=verbose))
+    raise typer.Exit(int(Exit.FAILED) if report.failed(findings) else 0)
 
 
 @app.command()

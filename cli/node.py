@@ -61,16 +61,17 @@ def _token(env: dict[str, str]) -> str:
 
 
 class Node:
-    """Open channels to the three services; made on first use."""
+    """Open channels to the three services; made on first use. `environ` is that of the process by default."""
 
-    def __init__(self) -> None:
+    def __init__(self, environ: dict[str, str] | None = None) -> None:
+        self._environ = environ
         self._channels: dict[str, grpc.Channel] = {}
         self._places: dict[str, Place] = {}
 
     def channel(self, service: str) -> grpc.Channel:
         """Return the channel of a service."""
         if service not in self._channels:
-            place = self._places[service] = find(service)
+            place = self._places[service] = find(service, self._environ)
             self._channels[service] = grpc.insecure_channel(place.address, options=_options())
         return self._channels[service]
 

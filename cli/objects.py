@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from cli import output, views
+from cli import explanation, output, views
 from cli.errors import CliError, Exit
 from cli.node import DEADLINE_SECONDS, Node
 from cli.refs import Ref, labels
@@ -171,9 +171,21 @@ def describe(node: Node, ref: Ref, namespace: str) -> str:
     if ref.kind == "Pod":
         uid = found["metadata"].get("uid")
         mine = [e for e in events(node, namespace, ref.name) if e["podUid"] == uid]
-        return views.describe_pod(found, mine, output.now())
+        return views.describe_pod(found, mine, output.now(), why=_why(node, namespace, ref.name))
     programmed, error = _programmed(node, ref, namespace)
     return views.describe_service(found, programmed, error)
+
+
+def _why(node: Node, namespace: str, name: str) -> str:
+    """Return the first cause why a pod is not Ready; empty when it is, or when the kubelet is older."""
+    try:
+        told = explanation.ask(node, namespace, name)
+    except grpc.RpcError as error:
+        # The pod may be gone between two calls, and an older kubelet does not know the call.
+        if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED):
+            return ""
+        raise
+    return "" if told.verdict == "Ready" else explanation.first(told.causes)
 
 
 def _programmed(node: Node, ref: Ref, namespace: str) -> tuple[dict[str, Any] | None, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -25,6 +27,53 @@ def age(start: str, now: datetime) -> str:
     if passed < 7200:
         return f"{passed // 60}m"
     return f"{passed // 3600}h" if passed < 172_800 else f"{passed // 86_400}d"
+
+
+def length(seconds: float) -> str:
+    """Write a length of time: `0.4 s`, `12 s`, `3 min 5 s`, `5 h`, `2 d`."""
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 and whole < 600 else "")
+    return f"{whole // 3600} h" if whole < 172_800 else f"{whole // 86_400} d"
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Colours, or none."""
+
+    on: bool = False
+
+    @classmethod
+    def of(cls, stream: TextIO) -> Paint:
+        """Colour what goes to a terminal, unless NO_COLOR is set (no-color.org)."""
+        return cls(stream.isatty() and not os.environ.get("NO_COLOR"))
+
+    def good(self, text: str) -> str:
+        """Write in green."""
+        return self._in("32", text)
+
+    def warn(self, text: str) -> str:
+        """Write in yellow."""
+        return self._in("33", text)
+
+    def bad(self, text: str) -> str:
+        """Write in red."""
+        return self._in("31", text)
+
+    def strong(self, text: str) -> str:
+        """Write in bold."""
+        return self._in("1", text)
+
+    def dim(self, text: str) -> str:
+        """Write faintly."""
+        return self._in("2", text)
+
+    def _in(self, code: str, text: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self.on and text else text
 
 
 def now() -> datetime:

@@ -83,14 +83,15 @@ def _port(port: Json) -> str:
     return f"{port['port']}{node}/{port.get('protocol', 'TCP')}"
 
 
-def describe_pod(pod: Json, events: Sequence[Json], now: datetime) -> str:
-    """Tell everything about a pod that a person may ask."""
+def describe_pod(pod: Json, events: Sequence[Json], now: datetime, *, why: str = "") -> str:
+    """Tell everything about a pod that a person may ask; `why` is the first cause that it is not Ready."""
     meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
     lines = [
         *_head(meta),
         f"Node address:  {status.get('hostIP') or '-'}",
         f"Started:       {status.get('startTime') or '-'}",
         f"Status:        {pod_state(pod)}" + (f" ({status['message']})" if status.get("message") else ""),
+        *([f"Why:           {why}"] if why else []),
         f"IP:            {status.get('podIP') or '-'}",
         f"Restarts when: {spec.get('restartPolicy', 'Always')}",
         "Containers:",

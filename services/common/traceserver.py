@@ -12,7 +12,7 @@ from tripod.trace.v1 import trace_service_pb2_grpc as pb_grpc
 
 from services.common.errors import Code, FieldViolation, TripodError
 from services.common.grpcserver import Servicer
-from services.common.telemetry import SpanRing
+from services.common.telemetry import VERSION, SpanRing
 
 _KINDS = {
     SpanKind.INTERNAL: pb.SPAN_KIND_INTERNAL,
@@ -51,7 +51,7 @@ class TraceServicer(pb_grpc.TraceServiceServicer):
             by_trace.setdefault(_ids(span)[0], []).append(span)
         latest = sorted(by_trace.values(), key=lambda spans: spans[-1].end_time or 0, reverse=True)
         wanted = latest[: request.limit or _DEFAULT_LIMIT]
-        return pb.ListTracesResponse(traces=[_summary(spans) for spans in wanted])
+        return pb.ListTracesResponse(traces=[_summary(spans) for spans in wanted], service_version=VERSION)
 
 
 def _parse(text: str) -> int:

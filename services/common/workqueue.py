@@ -67,6 +67,13 @@ class WorkQueue:
         """Return how long the work that runs now on `key` had waited; 0 when none runs."""
         return self._waited.get(key, 0.0)
 
+    def next_seconds(self, key: str) -> float | None:
+        """Return in how many seconds work on `key` is due, 0 while it waits or runs; None when none is."""
+        if key in self._since or key in self._running:
+            return 0.0
+        timer = self._timers.get(key)
+        return None if timer is None else max(0.0, timer.when() - asyncio.get_running_loop().time())
+
     async def run(self, handler: Callable[[str], Awaitable[None]], *, workers: int) -> None:
         """Handle keys with `workers` at a time until cancelled."""
         try:

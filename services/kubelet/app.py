@@ -43,6 +43,7 @@ from services.kubelet.cri.app import cleanup as cri_cleanup
 from services.kubelet.cri.config import CriConfig
 from services.kubelet.loops.actions import Actor, NodeFacts
 from services.kubelet.loops.eventlog import EventLog
+from services.kubelet.loops.explainer import Explainer, Faults
 from services.kubelet.loops.housekeeping import Housekeeper
 from services.kubelet.loops.manifests import ManifestDirectory
 from services.kubelet.loops.node_status import NodeWatcher
@@ -276,9 +277,12 @@ class Kubelet:
             events=self._events.hub,
             remembered=lambda: list(self._events.events()),
             settled=self._workers.settled,
+            explainer=self._explainer(),
             clock=self._clock,
         )
-        node_servicer = NodeServicer(lambda: self._node.status, self._summary, self._audit)
+        node_servicer = NodeServicer(
+            lambda: self._node.status, self._summary, self._audit, self._manifests.faults
+        )
         listeners = [Listener(f"unix://{self._config.run_directory}/kubelet.sock", group)]
         if self._config.listen:
             listeners.append(Listener(self._config.listen))
@@ -301,6 +305,22 @@ class Kubelet:
             listeners=listeners,
             changing_methods=objects.CHANGING_METHODS | pods.CHANGING_METHODS,
             token=lambda: token,
+        )
+
+    def _explainer(self) -> Explainer:
+        faults = Faults(
+            runtime=self._node.runtime_fault,
+            store=self._store.fault,
+            disk=self._node.pressure,
+            manifests=self._manifests.faults,
+            origin=self._store.origin,
+        )
+        return Explainer(
+            workers=self._workers,
+            prober=self._prober,
+            events=self._events.events,
+            faults=faults,
+            clock=self._clock,
         )
 
     def _status_json(self, uid: str) -> dict[str, object] | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from services.common.errors import Code, FieldViolation, TripodError
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class KubeletError(TripodError):
@@ -80,11 +83,12 @@ class StoreFullError(KubeletError):
 
 
 class PodNotFoundError(KubeletError):
-    """There is no such pod on this node."""
+    """There is no such pod on this node. `refused` are manifests that may hold it, with their faults."""
 
-    def __init__(self, namespace: str, name: str) -> None:
+    def __init__(self, namespace: str, name: str, refused: Mapping[str, str] = EMPTY) -> None:
+        files = "".join(f"; the manifest {file} is refused: {fault}" for file, fault in refused.items())
         super().__init__(
-            f"pod/{name} does not exist in namespace {namespace}",
+            f"pod/{name} does not exist in namespace {namespace}{files}",
             code=Code.NOT_FOUND,
             reason="POD_NOT_FOUND",
             metadata={"namespace": namespace, "name": name},

@@ -91,3 +91,27 @@ async def test_an_earlier_time_replaces_a_later_one() -> None:
     await handled(queue, handler, done)
 
     assert seen == ["a"]
+
+
+async def test_the_next_time_of_a_key_can_be_asked_for() -> None:
+    """Now while it waits or runs, later while a timer is set, and never for a key without work."""
+    queue, told = WorkQueue(SystemClock()), list[float | None]()
+    done = asyncio.Event()
+
+    async def handle(key: str) -> None:
+        told.append(queue.next_seconds(key))
+        done.set()
+
+    queue.add_after("later", 60)
+    queue.add("now")
+    told.append(queue.next_seconds("now"))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(queue.run(handle, workers=1))
+        await done.wait()
+        later, never = queue.next_seconds("later"), queue.next_seconds("never")
+        task.cancel()
+
+    assert told == [0.0, 0.0]
+    assert later is not None
+    assert 0 < later <= 60
+    assert never is None

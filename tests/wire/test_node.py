@@ -35,6 +35,7 @@ from services.kubelet.core.model import PodUid
 from services.kubelet.core.status import PodStatus, to_kubernetes
 from services.kubelet.loops.actions import Actor, NodeFacts
 from services.kubelet.loops.eventlog import EventLog
+from services.kubelet.loops.explainer import Explainer, Faults
 from services.kubelet.loops.housekeeping import Housekeeper
 from services.kubelet.loops.pleg import RuntimeWatcher
 from services.kubelet.loops.prober import Prober
@@ -119,6 +120,7 @@ class Node:
     proxy_channel: grpc.aio.Channel
     traces: telemetry.Telemetry
     housekeeper: Housekeeper
+    refused: dict[str, str]
 
     async def apply(self, *objects: Mapping[str, Any]) -> None:
         """Apply objects over the wire."""
@@ -189,6 +191,11 @@ async def running(folder: Path, runtime: FakeRuntime, kernel: FakeKernel) -> Asy
         found = statuses.get(uid)
         return to_kubernetes(found) if found else None
 
+    refused: dict[str, str] = {}
+    faults = Faults(
+        runtime=lambda: "", store=store.fault, disk=lambda: "", manifests=lambda: refused, origin=store.origin
+    )
+    explainer = Explainer(workers=workers, prober=prober, events=events.events, faults=faults, clock=clock)
     objects = ObjectServicer(store, status, clock)
     pods = PodServicer(
         source=store,
@@ -197,6 +204,7 @@ async def running(folder: Path, runtime: FakeRuntime, kernel: FakeKernel) -> Asy
         events=events.hub,
         remembered=lambda: list(events.events()),
         settled=workers.settled,
+        explainer=explainer,
         clock=clock,
     )
     kubelet = build_server(
@@ -246,7 +254,16 @@ async def running(folder: Path, runtime: FakeRuntime, kernel: FakeKernel) -> Asy
         tasks = [group.create_task(loop) for loop in loops]
         try:
             yield Node(
-                runtime, kernel, probes, files, store, kubelet_channel, proxy_channel, traces, housekeeper
+                runtime=runtime,
+                kernel=kernel,
+                probes=probes,
+                files=files,
+                store=store,
+                kubelet_channel=kubelet_channel,
+                proxy_channel=proxy_channel,
+                traces=traces,
+                housekeeper=housekeeper,
+                refused=refused,
             )
         finally:
             for task in tasks:

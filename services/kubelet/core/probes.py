@@ -8,9 +8,10 @@ threshold's number of equal outcomes in a row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 
-from services.kubelet.core.model import Probe
+from services.kubelet.core.model import ContainerId, Probe
 
 
 class ProbeKind(Enum):
@@ -27,6 +28,24 @@ class ProbeState:
     verdict: bool
     last_outcome: bool | None = None
     run_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """How one probe of a container stands.
+
+    `message` is the latest outcome's, `since` when outcomes like it began, `due` when it
+    runs next (monotonic seconds): None while it runs, or when it is held.
+    """
+
+    container_id: ContainerId
+    container: str
+    kind: ProbeKind
+    probe: Probe
+    state: ProbeState
+    message: str = ""
+    since: datetime | None = None
+    due: float | None = None
 
 
 def initial(kind: ProbeKind) -> ProbeState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
@@ -72,16 +72,24 @@ class Actor:
         self._events = events
         self._facts = facts
 
-    async def apply(self, pod: Pod, observed: ObservedPod, actions: Sequence[Action]) -> Outcome:
-        """Carry a plan out in order. A container that fails is skipped; a sandbox that fails raises."""
+    async def apply(
+        self, pod: Pod, observed: ObservedPod, actions: Sequence[Action], begun: Callable[[Action], None]
+    ) -> Outcome:
+        """Carry a plan out in order; `begun` is told each step as it begins.
+
+        A container that fails is skipped; a sandbox that fails raises.
+        """
         outcome = Outcome(observed)
         images: dict[str, bool] = {}
         sandbox = observed.sandbox()
         stops = [action for action in actions if isinstance(action, plan.StopContainer)]
         if stops:
             outcome.acted, outcome.observed = True, None
+            begun(stops[0])
             await self._stop_all(pod, stops)
         for action in actions:
+            if not isinstance(action, plan.StopContainer):
+                begun(action)
             match action:
                 case plan.StopContainer() | plan.WaitUntil():
                     continue

@@ -34,6 +34,7 @@ class NodeWatcher:
         self._clock = clock
         self._measure = measure
         self._faults = faults
+        self._runtime_said: list[str] = []
 
     async def run(self) -> None:
         """Look again and again."""
@@ -44,7 +45,8 @@ class NodeWatcher:
     async def look(self) -> None:
         """Look once."""
         memory, disk, processes = self._measure()
-        faults = [*self._faults(), *await self._runtime_faults()]
+        self._runtime_said = await self._runtime_faults()
+        faults = [*self._faults(), *self._runtime_said]
         before = self.ready()
         self.status = judge(self.status, Look(faults, memory, disk, processes), self._clock.now())
         if before is not self.ready():
@@ -64,6 +66,14 @@ class NodeWatcher:
         if ready is None:
             return "The node has not been looked at yet"
         return None if ready.holds else ready.message
+
+    def runtime_fault(self) -> str:
+        """Return what the runtime lacks, as of the latest look; empty when nothing."""
+        return "; ".join(self._runtime_said)
+
+    def pressure(self) -> str:
+        """Return how little of the disk is free when that is too little, as of the latest look."""
+        return next((c.message for c in self.status.conditions if c.type == "DiskPressure" and c.holds), "")
 
     async def _runtime_faults(self) -> list[str]:
         try:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.common import telemetry
 from services.common.clock import Clock
 from services.kubelet.core import probes
 from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe
 from services.kubelet.core.observed import ObservedPod, RuntimeState
-from services.kubelet.core.probes import ProbeKind
+from services.kubelet.core.probes import ProbeKind, ProbeReport
 from services.kubelet.ports import EventSink, ProbeRunner, ProbeTarget
 
 EAGER_SECONDS = 1.0
@@ -50,6 +50,7 @@ class Prober:
         self._pods: dict[Key, PodUid] = {}
         self._verdicts: dict[Key, bool] = {}
         self._judged: set[Key] = set()
+        self._reports: dict[Key, ProbeReport] = {}
 
     async def run(self) -> None:
         """Hold the probes' tasks until cancelled."""
@@ -65,6 +66,10 @@ class Prober:
         """Tell whether each running container that has a readiness probe was probed once."""
         wanted = [(work.container_id, work.kind) for work in _works(pod, observed)]
         return all(key in self._judged for key in wanted if key[1] is ProbeKind.READINESS)
+
+    def reports(self, uid: PodUid) -> tuple[ProbeReport, ...]:
+        """Return how each probe of a pod stands."""
+        return tuple(report for key, report in self._reports.items() if self._pods.get(key) == uid)
 
     def unhealthy(self, observed: ObservedPod) -> frozenset[ContainerId]:
         """Return a pod's containers whose liveness probe failed."""
@@ -92,17 +97,25 @@ class Prober:
         self._pods.pop(key)
         self._verdicts.pop(key, None)
         self._judged.discard(key)
+        self._reports.pop(key, None)
 
     async def _repeat(self, key: Key, work: _Work) -> None:
         target = ProbeTarget(work.pod, work.container, work.container_id, work.address)
         state = probes.initial(work.kind)
+        first = self._clock.monotonic() + work.probe.initial_delay_seconds
+        report = ProbeReport(work.container_id, work.container.name, work.kind, work.probe, state, due=first)
+        self._reports[key] = report
         await self._clock.sleep(work.probe.initial_delay_seconds)
         while True:
             begin = self._clock.monotonic()
+            self._reports[key] = report = replace(report, due=None)
             with telemetry.unrecorded():
                 outcome = await self._runner.run(work.probe, target)
             before, state = state, probes.step(state, outcome.success, work.probe)
             self._judged.add(key)
+            since = report.since if state.run_count > 1 else self._clock.now()
+            report = replace(report, state=state, message=outcome.message, since=since)
+            self._reports[key] = report
             if not outcome.success:
                 what = f"{work.kind.value} probe failed: {outcome.message}"
                 self._events.emit(work.pod, "Unhealthy", what, container=work.container.name, warning=True)
@@ -111,7 +124,9 @@ class Prober:
                 self._on_change(work.pod.uid)
                 if work.kind is ProbeKind.LIVENESS and not state.verdict:
                     return  # Held until the container has another id.
-            await self._clock.sleep(_period(work, state) - (self._clock.monotonic() - begin))
+            due = begin + _period(work, state)
+            self._reports[key] = report = replace(report, due=due)
+            await self._clock.sleep(due - self._clock.monotonic())
 
 
 def _period(work: _Work, state: probes.ProbeState) -> float:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.clock import Clock, unix_nanoseconds
+from services.common.errors import TripodError
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
 from services.common.workqueue import WorkQueue
 from services.kubelet.core import plan
+from services.kubelet.core.explain import Doing, Failure, Work
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.core.plan import Action, Memory, WaitUntil, plan_pod
@@ -53,6 +55,9 @@ class _State:
     seen_ns: int = 0
     stop_traced: bool = False
     adopted_at: float | None = None
+    observed: ObservedPod | None = None
+    doing: Doing | None = None
+    failure: Failure | None = None
 
 
 class PodWorkers:
@@ -131,11 +136,46 @@ class PodWorkers:
         """Return a pod's latest status."""
         return self.hub.get(uid)
 
+    def work(self, uid: PodUid) -> Work | None:
+        """Return what a pod's worker knows and does; None before it has seen the pod."""
+        state = self._states.get(uid)
+        if state is None:
+            return None
+        return Work(
+            memory=state.memory,
+            status=state.status,
+            observed=state.observed,
+            doing=state.doing,
+            failure=state.failure,
+            next_seconds=self._queue.next_seconds(uid),
+            trace_id=state.trace_id,
+        )
+
     async def _sync(self, key: str) -> None:
         uid = PodUid(key)
-        pod, state = self._source.pod(uid), self._states.get(uid)
+        state = self._states.get(uid)
         if state is None:
             return
+        try:
+            await self._pass(uid, state)
+            state.failure = None
+        except Exception as error:
+            self._note_failure(state, _first(error))
+            raise
+        finally:
+            state.doing = None
+
+    def _note_failure(self, state: _State, error: Exception) -> None:
+        action = state.doing.action if state.doing else None
+        before = state.failure
+        same = before is not None and type(before.action) is type(action)
+        since = before.since if before is not None and same else self._clock.now()
+        count = before.count + 1 if before is not None and same else 1
+        message = error.message if isinstance(error, TripodError) else str(error)
+        state.failure = Failure(message, action, since, count)
+
+    async def _pass(self, uid: PodUid, state: _State) -> None:
+        pod = self._source.pod(uid)
         if pod is None:
             self._forget(uid, state)
             return
@@ -157,7 +197,8 @@ class PodWorkers:
         if state.status is None and self._source.take_new(pod.uid):
             return ObservedPod(pod.uid)
         with telemetry.span(telemetry_names.POD_OBSERVE):
-            return await self._runtime.observe(pod.uid)
+            state.observed = await self._runtime.observe(pod.uid)
+            return state.observed
 
     def _begin(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
         """Open the trace of a pod's start, unless it runs already: then it is adopted."""
@@ -214,17 +255,23 @@ class PodWorkers:
             return
         with recording(state.episode):
             try:
-                outcome = await self._actor.apply(pod, observed, actions)
+                outcome = await self._actor.apply(
+                    pod, observed, actions, lambda action: self._begun(state, action)
+                )
             finally:
                 if state.episode is not None:
                     state.episode.covered()
             if outcome.finalized:
                 self._forget(pod.uid, state)
                 return
+            state.doing = None
             self._note_outcome(state, outcome)
-            observed = outcome.observed or await self._observe(pod, state)
+            observed = state.observed = outcome.observed or await self._observe(pod, state)
         self._publish(pod, state, observed)
         self._queue.add_after(pod.uid, 0.01 if outcome.failures else _RELIST_SECONDS)
+
+    def _begun(self, state: _State, action: Action) -> None:
+        state.doing = Doing(action, self._clock.now())
 
     def _note_outcome(self, state: _State, outcome: Outcome) -> None:
         now = self._clock.monotonic()
@@ -296,6 +343,13 @@ class PodWorkers:
         self._states.pop(uid, None)
         self.hub.delete(uid)
         self._told(uid)
+
+
+def _first(error: Exception) -> Exception:
+    """Return what a group of errors, as tasks raise it, began with."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _all_run(status: PodStatus, observed: ObservedPod) -> bool:

@@ -404,6 +404,11 @@ class ObjectStore:
 
         await self._to_its_end(act())
 
+    def origin(self, key: ObjectKey) -> str:
+        """Return the file that an object came from; empty for one that was applied, or unknown."""
+        entry = self._entries.get(key)
+        return entry.origin if entry else ""
+
     def origins(self) -> set[str]:
         """Return the files from which objects came."""
         return {entry.origin for entry in self._entries.values() if entry.origin}

@@ -12,6 +12,7 @@ from tripod.kubelet.v1 import pod_service_pb2 as pb
 from services.common.process import ProcessUse
 from services.kubelet.core.audit import Audit, Problem
 from services.kubelet.core.events import Event
+from services.kubelet.core.explain import Cause, Explanation, Scope, Verdict
 from services.kubelet.core.logs import LogEntry
 from services.kubelet.core.model import Container, Pod
 from services.kubelet.core.node import NodeStatus
@@ -35,6 +36,18 @@ _STATES = {
     StatePhase.WAITING: pb.CONTAINER_PHASE_WAITING,
     StatePhase.RUNNING: pb.CONTAINER_PHASE_RUNNING,
     StatePhase.TERMINATED: pb.CONTAINER_PHASE_TERMINATED,
+}
+
+_VERDICTS = {
+    Verdict.READY: pb.POD_VERDICT_READY,
+    Verdict.NOT_READY: pb.POD_VERDICT_NOT_READY,
+    Verdict.FINISHED: pb.POD_VERDICT_FINISHED,
+    Verdict.DELETING: pb.POD_VERDICT_DELETING,
+}
+_SCOPES = {
+    Scope.NODE: pb.CAUSE_SCOPE_NODE,
+    Scope.POD: pb.CAUSE_SCOPE_POD,
+    Scope.CONTAINER: pb.CAUSE_SCOPE_CONTAINER,
 }
 
 
@@ -227,3 +240,33 @@ def audit_message(found: Audit, unavailable: Mapping[str, str], use: ProcessUse)
             resident_bytes=use.resident_bytes,
         ),
     )
+
+
+def explanation_message(pod: Pod, explanation: Explanation, now: datetime) -> pb.ExplainResponse:
+    """Convert an explanation."""
+    message = pb.ExplainResponse(
+        namespace=pod.namespace,
+        pod_name=pod.name,
+        pod_uid=pod.uid,
+        verdict=_VERDICTS[explanation.verdict],
+        message=explanation.message,
+        causes=[_cause(cause) for cause in explanation.causes],
+        trace_id=explanation.trace_id,
+    )
+    set_time(message.since_time, explanation.since)
+    set_time(message.time, now)
+    return message
+
+
+def _cause(cause: Cause) -> pb.Cause:
+    message = pb.Cause(
+        scope=_SCOPES[cause.scope],
+        container=cause.container,
+        reason=cause.reason,
+        message=cause.message,
+        next_step=cause.next_step,
+        next_attempt_seconds=cause.next_seconds,
+        evidence=[event_message(event) for event in cause.evidence],
+    )
+    set_time(message.since_time, cause.since)
+    return message

@@ -23,14 +23,18 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         node: Callable[[], NodeStatus],
         summary: Callable[[], Awaitable[Summary]],
         auditor: Callable[[], Awaitable[tuple[Audit, Mapping[str, str]]]],
+        refused: Callable[[], Mapping[str, str]],
     ) -> None:
         self._node = node
         self._summary = summary
         self._auditor = auditor
+        self._refused = refused
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:
         """Return the node as of the latest look."""
-        return pb.GetNodeResponse(node=node_message(self._node()))
+        return pb.GetNodeResponse(
+            node=node_message(self._node()), refused_manifests=self._refused(), manifests_known=True
+        )
 
     async def GetSummary(self, request: pb.GetSummaryRequest, context: Any) -> pb.GetSummaryResponse:
         """Return what the node and its pods use."""

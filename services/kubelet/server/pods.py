@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tripod.kubelet.v1 import pod_service_pb2 as pb
 from tripod.kubelet.v1 import pod_service_pb2_grpc as pb_grpc
@@ -16,6 +16,7 @@ from services.common.watch import Bookmark, Deleted, WatchHub
 from services.kubelet.adapters import log_reader
 from services.kubelet.adapters.exec_stream import ExecChannel, ExecClient, open_exec_stream
 from services.kubelet.core.events import Event
+from services.kubelet.core.explain import Explanation
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.core.observed import ObservedContainer, RuntimeState
 from services.kubelet.core.status import PodStatus
@@ -26,10 +27,22 @@ from services.kubelet.errors import (
     request_invalid,
 )
 from services.kubelet.ports import PodSource, Runtime
-from services.kubelet.server.convert import event_message, log_message, pod_message
+from services.kubelet.server.convert import event_message, explanation_message, log_message, pod_message
 
 CHANGING_METHODS = frozenset({"/tripod.kubelet.v1.PodService/Exec"})
 _TAIL_LIMIT = 1_000_000
+
+
+class Explainer(Protocol):
+    """Says why pods fare as they do."""
+
+    def explain(self, pod: Pod) -> Explanation:
+        """Explain a pod of the source."""
+        ...
+
+    def refused(self) -> Mapping[str, str]:
+        """Return the manifests that are refused, each with its fault."""
+        ...
 
 
 class PodServicer(pb_grpc.PodServiceServicer):
@@ -44,6 +57,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
         events: WatchHub[Event],
         remembered: Callable[[], list[Event]],
         settled: asyncio.Event,
+        explainer: Explainer,
         clock: Clock,
     ) -> None:
         self._source = source
@@ -52,6 +66,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
         self._events = events
         self._remembered = remembered
         self._settled = settled
+        self._explainer = explainer
         self._clock = clock
 
     async def ListPods(self, request: pb.ListPodsRequest, context: Any) -> pb.ListPodsResponse:
@@ -107,6 +122,17 @@ class PodServicer(pb_grpc.PodServiceServicer):
                 and wanted(change.value)
             ):
                 yield pb.WatchEventsResponse(event=event_message(change.value))
+
+    async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
+        """Say why a pod fares as it does."""
+        try:
+            pod = self._pod(request.namespace, request.pod_name)
+        except PodNotFoundError as error:
+            refused = self._explainer.refused()
+            if refused:
+                raise PodNotFoundError(request.namespace or "default", request.pod_name, refused) from error
+            raise
+        return explanation_message(pod, self._explainer.explain(pod), self._clock.now())
 
     def _pod(self, namespace: str, name: str) -> Pod:
         namespace = namespace or "default"
