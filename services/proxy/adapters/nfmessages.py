@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+NFTABLES, CONNTRACK = 10, 1  # NFNL_SUBSYS_...
 NEW_TABLE, GET_TABLE, DELETE_TABLE = 0, 1, 2  # NFT_MSG_...
 NEW_CHAIN, GET_CHAIN, DELETE_CHAIN = 3, 4, 5
 NEW_RULE, GET_RULE, DELETE_RULE = 6, 7, 8
@@ -21,7 +21,7 @@ NEW_GENERATION = 15
 ERROR, DONE = 2, 3  # NLMSG_...
 INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
 CREATE, APPEND, DUMP = 0x400, 0x800, 0x300  # NLM_F_...
-_REQUEST, _ACKNOWLEDGE = 0x1, 0x4
+_REQUEST, ACKNOWLEDGE = 0x1, 0x4
 _BATCH_BEGIN, _BATCH_END = 16, 17  # NFNL_MSG_BATCH_...
 _IPV4 = 2  # NFPROTO_IPV4
 _NESTED = 0x8000
@@ -62,9 +62,9 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | _NESTED, b"".join(attributes))
 
 
-def message(kind: int, flags: int, *attributes: bytes) -> bytes:
-    """Encode one nftables message of family `ip`."""
-    return _message(SUBSYSTEM << 8 | kind, flags, _FAMILY.pack(_IPV4, 0, 0) + b"".join(attributes))
+def message(kind: int, flags: int, *attributes: bytes, subsystem: int = NFTABLES) -> bytes:
+    """Encode one message of family `ip`."""
+    return _message(subsystem << 8 | kind, flags, _FAMILY.pack(_IPV4, 0, 0) + b"".join(attributes))
 
 
 def _message(kind: int, flags: int, body: bytes) -> bytes:
@@ -73,10 +73,10 @@ def _message(kind: int, flags: int, body: bytes) -> bytes:
 
 def batch(messages: Sequence[bytes]) -> bytes:
     """Put messages into one transaction, numbered from 1. The last one is acknowledged."""
-    edge = struct.pack("=BB", 0, 0) + struct.pack(">H", SUBSYSTEM)
+    edge = struct.pack("=BB", 0, 0) + struct.pack(">H", NFTABLES)
     whole = [_message(_BATCH_BEGIN, 0, edge), *messages, _message(_BATCH_END, 0, edge)]
     return b"".join(
-        numbered(one, sequence, _ACKNOWLEDGE if sequence == len(messages) else 0)
+        numbered(one, sequence, ACKNOWLEDGE if sequence == len(messages) else 0)
         for sequence, one in enumerate(whole)
     )
 

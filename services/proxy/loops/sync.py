@@ -291,6 +291,8 @@ class ServiceSync:
         while True:
             await self._clock.sleep(seconds)
             await self._look()
+            if self._in_step:
+                await self._flows.delete(conntrack.misled(await self._flows.udp(), self._composer.rules))
             self._dirty.set()
 
     async def follow_changes(self, monitor: RuleMonitor) -> None:
