@@ -84,7 +84,7 @@ class Proxy:
                 group.create_task(supervise(name, loop, clock=self._clock))
             await self._sync.synced.wait()
             await server.set_serving(True)
-            log.info("Started the proxy", services=len(self._sync.services))
+            log.info("Started the proxy", services=len(self._sync.plan.services))
 
     def _server(self) -> GrpcServer:
         servicer = ProxyServicer(
@@ -110,16 +110,15 @@ class Proxy:
     def _fault(self) -> str | None:
         if not self._sync.synced.is_set():
             return "The kubelet has not told all services and pods yet"
-        faults = {noted.error for noted in self._sync.programmed.values() if noted.error}
-        return "; ".join(sorted(faults)) or None
+        return self._sync.fault or None
 
     def _gauges(self) -> dict[str, float]:
-        decisions = self._sync.decisions.values()
+        decisions = self._sync.plan.decisions.values()
         return {
             "kubeproxy_services": len(decisions),
             "kubeproxy_endpoints": sum(len(port.used()) for d in decisions for port in d.ports),
             "kubeproxy_sync_commits_total": self._sync.commit_count,
-            "kubeproxy_rule_repairs_total": self._sync.repair_count,
+            "kubeproxy_rule_repairs_total": self._sync.repairs.total(),
             **process.gauges(),
         }
 

@@ -10,20 +10,9 @@ class ProxyError(TripodError):
 
 
 class KernelRefusedError(ProxyError):
-    """The kernel, or libnftables before it, refused a transaction; nothing of it was done."""
+    """The kernel refused a transaction, and did nothing of it; or it could not be asked."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
             f"The kernel refused the rules: {why.strip()}", code=Code.UNAVAILABLE, reason="KERNEL_REFUSED"
-        )
-
-
-class LibraryMissingError(ProxyError):
-    """libnftables is not installed."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            f"Cannot load libnftables.so.1: {why}; install Debian's package libnftables1",
-            code=Code.FAILED_PRECONDITION,
-            reason="LIBNFTABLES_MISSING",
         )

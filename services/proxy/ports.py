@@ -8,7 +8,7 @@ from typing import Protocol
 
 from services.proxy.core.conntrack import Flow, StaleFlows
 from services.proxy.core.model import Endpoint, Pod, Service
-from services.proxy.core.ruleset import Ruleset
+from services.proxy.core.ruleset import Change, Damage, Ruleset
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class CaughtUp:
 class Kernel(Protocol):
     """The packet rules of this host. Every call is one transaction, or changes nothing."""
 
-    async def read(self) -> Ruleset | None:
-        """Return our rules as the kernel has them; None when they are missing or not ours alone."""
+    async def read(self) -> Ruleset | Damage:
+        """Return our rules as the kernel has them, or why there are none to be read."""
         ...
 
-    async def change(self, present: Ruleset, wanted: Ruleset) -> None:
+    async def change(self, change: Change) -> None:
         """Change our rules. Raises `KernelRefusedError`."""
         ...
 

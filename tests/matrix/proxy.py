@@ -183,6 +183,8 @@ async def tell(made: World) -> None:
     made.kubelet.pods.delete("pod-four")
 
     async def alone() -> bool:
+        # Killed by the news, it must first come back.
+        await made.service.revive()
         return OTHER_VIP not in made.listing() and not (await made.audit()).findings
 
     await until(alone, "the other service is gone")

@@ -51,37 +51,11 @@ from services.proxy.core.ruleset import Ruleset
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.server import ProxyServicer
 from tests.fakes.files import FakeFiles
+from tests.fakes.kernel import MemoryKernel
 from tests.fakes.runtime import FakeRuntime
 
 pytestmark = pytest.mark.asyncio
 LIMIT_SECONDS = 15
-
-
-class FakeKernel:
-    """Holds rules."""
-
-    def __init__(self) -> None:
-        self.rules: Ruleset | None = None
-        self.writes = 0
-
-    async def read(self) -> Ruleset | None:
-        """Return the rules."""
-        return self.rules
-
-    async def change(self, present: Ruleset, wanted: Ruleset) -> None:
-        """Take new rules, if the old ones are as the proxy believes."""
-        assert present == self.rules
-        self.rules = wanted
-        self.writes += 1
-
-    async def rewrite(self, wanted: Ruleset) -> None:
-        """Take new rules."""
-        self.rules = wanted
-        self.writes += 1
-
-    async def remove(self) -> None:
-        """Forget the rules."""
-        self.rules = None
 
 
 class NoFlows:
@@ -112,7 +86,7 @@ class Node:
     """What a test drives and looks at."""
 
     runtime: FakeRuntime
-    kernel: FakeKernel
+    kernel: MemoryKernel
     probes: Probes
     files: FakeFiles
     store: ObjectStore
@@ -159,13 +133,13 @@ class Node:
         """Wait until the kernel has as many endpoints."""
 
         async def programmed() -> bool:
-            return self.kernel.rules is not None and len(self.kernel.rules.endpoints) == count
+            return isinstance(self.kernel.rules, Ruleset) and len(self.kernel.rules.endpoints) == count
 
         await self.until(programmed)
 
 
 @asynccontextmanager
-async def running(folder: Path, runtime: FakeRuntime, kernel: FakeKernel) -> AsyncIterator[Node]:
+async def running(folder: Path, runtime: FakeRuntime, kernel: MemoryKernel) -> AsyncIterator[Node]:
     """Run a node on a folder; a second one on the same folder and fakes is its restart."""
     clock, traces = SystemClock(), telemetry.setup("tripod-test")
     store = ObjectStore(folder / "db", Ranges(IPv4Network("10.2.0.0/24")), clock, run_id=str(id(traces)))
@@ -278,7 +252,7 @@ async def running(folder: Path, runtime: FakeRuntime, kernel: FakeKernel) -> Asy
 @pytest_asyncio.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """Run a node."""
-    async with running(tmp_path, FakeRuntime(present=["app:1"]), FakeKernel()) as made:
+    async with running(tmp_path, FakeRuntime(present=["app:1"]), MemoryKernel()) as made:
         yield made
 
 
@@ -309,7 +283,7 @@ async def test_a_manifest_becomes_endpoints_in_the_kernel(node: Node) -> None:
     await node.until_endpoints(2)
 
     pods = await node.pods()
-    assert node.kernel.rules is not None
+    assert isinstance(node.kernel.rules, Ruleset)
     assert {target for target, _ in node.kernel.rules.endpoints.values()} == {
         p.pod_ips[0] for p in pods.values()
     }
@@ -386,7 +360,7 @@ async def test_a_deleted_pod_goes_wholly(node: Node) -> None:
 
 async def test_a_restart_touches_nothing(tmp_path: Path) -> None:
     """The second kubelet and proxy find all as it should be, and write nothing."""
-    runtime, kernel = FakeRuntime(present=["app:1"]), FakeKernel()
+    runtime, kernel = FakeRuntime(present=["app:1"]), MemoryKernel()
     async with running(tmp_path, runtime, kernel) as first:
         await first.apply(a_pod("a"), SERVICE)
         await first.until_ready("a")

@@ -1,83 +1,114 @@
-"""Forget tracked flows with the `conntrack` program. Implements `Flows`."""
+"""Tracked flows over netlink. Implements `Flows`.
+
+A flow is deleted by the very tuple that the kernel told, so that one look at the
+table and one message for each flow do, however many services there are.
+
+Source: linux/netfilter/nfnetlink_conntrack.h.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from socket import inet_ntoa
+from typing import TypeVar
 
 from services.common.logs import get_logger
+from services.proxy.adapters.nfmessages import (
+    ACKNOWLEDGE,
+    CONNTRACK,
+    DUMP,
+    as_number,
+    attribute,
+    attributes,
+    message,
+    nested,
+)
+from services.proxy.adapters.nfsocket import NetlinkSocket
 from services.proxy.core.conntrack import Flow, StaleFlows
+from services.proxy.errors import KernelRefusedError
 
+T = TypeVar("T")
 log = get_logger(__name__)
-_DEADLINE_SECONDS = 5.0
+_GET, _DELETE = 1, 2  # IPCTNL_MSG_CT_...
+_ORIGINAL, _REPLY, _ID = 1, 2, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID
+_ADDRESSES, _PROTOCOL = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
+_SOURCE, _DESTINATION = 1, 2  # CTA_IP_V4_SRC, CTA_IP_V4_DST
+_NUMBER, _DESTINATION_PORT = 1, 3  # CTA_PROTO_NUM, CTA_PROTO_DST_PORT
+_NAMES = {6: "tcp", 17: "udp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A flow, and the attributes by which the kernel knows it again."""
+
+    flow: Flow
+    known_by: bytes
 
 
 class ConntrackFlows:
-    """Runs one program for each kind of flow: changes of UDP endpoints are rare."""
+    """Opens a socket for each call: changes of UDP endpoints are rare.
+
+    Where the kernel does not tell its flows, none are forgotten, which is logged.
+    """
 
     async def delete(self, flows: Sequence[StaleFlows]) -> None:
         """Forget flows."""
-        for flow in flows:
-            await self._delete(flow)
+        if flows:
+            stale = frozenset(flows)
+            count = await asyncio.to_thread(_with_socket, lambda netlink: _delete(netlink, stale), 0)
+            log.info("Forgot flows", count=count)
 
     async def udp(self) -> list[Flow]:
-        """List the tracked UDP flows; nothing where the program is missing."""
+        """List the tracked UDP flows; nothing where they cannot be had."""
+        found: list[Tracked] = await asyncio.to_thread(_with_socket, lambda n: list(_tracked(n)), [])
+        return [tracked.flow for tracked in found if tracked.flow.protocol == "udp"]
+
+
+def _with_socket(act: Callable[[NetlinkSocket], T], otherwise: T) -> T:
+    try:
+        netlink = NetlinkSocket()
         try:
-            process = await asyncio.create_subprocess_exec(
-                "conntrack",
-                "-L",
-                "-p",
-                "udp",
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-        except OSError:
-            return []
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                output, _ = await process.communicate()
+            return act(netlink)
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        return [flow for line in output.decode(errors="replace").splitlines() if (flow := parse(line))]
-
-    async def _delete(self, flow: StaleFlows) -> None:
-        words = ["-D", "-p", flow.protocol, "--orig-dst", flow.address, "--orig-port-dst", str(flow.port)]
-        # Without an endpoint: flows that nobody translated, which answer from the address itself.
-        words += ["--reply-src", flow.endpoint or flow.address]
-        try:
-            process = await asyncio.create_subprocess_exec(
-                "conntrack",
-                *words,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except OSError as error:
-            log.warning("Could not run conntrack", error=str(error))
-            return
-        try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                _, output = await process.communicate()
-        except TimeoutError:
-            log.warning("conntrack took too long", address=flow.address)
-            return
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        # It exits with 1 when there was nothing to delete.
-        if process.returncode not in (0, 1):
-            log.warning("conntrack failed", error=output.decode(errors="replace").strip())
+            netlink.close()
+    except (OSError, KernelRefusedError) as error:
+        log.warning("Could not look at the tracked flows", error=str(error))
+        return otherwise
 
 
-def parse(line: str) -> Flow | None:
-    """Read one line of `conntrack -L`: both directions as `src= dst= sport= dport=`, the original first."""
-    words = line.split()
-    pairs = [word.partition("=") for word in words if "=" in word]
-    places = {name: [value for key, _, value in pairs if key == name] for name in ("src", "dst", "dport")}
-    if not words or len(places["src"]) < 2 or not places["dst"] or not places["dport"]:
+def _tracked(netlink: NetlinkSocket) -> Iterator[Tracked]:
+    for answer in netlink.ask(message(_GET, DUMP, subsystem=CONNTRACK)):
+        found = read(answer.body)
+        if found is not None:
+            yield found
+
+
+def _delete(netlink: NetlinkSocket, stale: frozenset[StaleFlows]) -> int:
+    gone = [tracked for tracked in _tracked(netlink) if _matches(tracked.flow, stale)]
+    for tracked in gone:
+        netlink.ask(message(_DELETE, ACKNOWLEDGE, tracked.known_by, subsystem=CONNTRACK))
+    return len(gone)
+
+
+def _matches(flow: Flow, stale: frozenset[StaleFlows]) -> bool:
+    place = flow.address, flow.protocol, flow.port
+    if StaleFlows(*place, flow.endpoint) in stale:
+        return True
+    # Without an endpoint: flows that nobody translated, which answer from the address itself.
+    return flow.endpoint == flow.address and StaleFlows(*place) in stale
+
+
+def read(body: bytes) -> Tracked | None:
+    """Read one flow; None for a protocol without ports, or another family's."""
+    found = attributes(body)
+    original, reply = (attributes(found.get(kind, b"")) for kind in (_ORIGINAL, _REPLY))
+    to, back = (attributes(side.get(_ADDRESSES, b"")) for side in (original, reply))
+    protocol = attributes(original.get(_PROTOCOL, b""))
+    name = _NAMES.get(as_number(protocol.get(_NUMBER, b"")))
+    if name is None or _DESTINATION not in to or _SOURCE not in back or _DESTINATION_PORT not in protocol:
         return None
-    return Flow(words[0], places["dst"][0], int(places["dport"][0]), places["src"][1])
+    port = as_number(protocol[_DESTINATION_PORT])
+    flow = Flow(name, inet_ntoa(to[_DESTINATION]), port, inet_ntoa(back[_SOURCE]))
+    return Tracked(flow, nested(_ORIGINAL, found[_ORIGINAL]) + attribute(_ID, found[_ID]))

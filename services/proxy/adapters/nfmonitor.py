@@ -12,24 +12,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from services.common.logs import get_logger
+from services.proxy.adapters.nfmessages import NEW_GENERATION, NFTABLES, as_text, attributes, messages
 
 log = get_logger(__name__)
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
 _GROUP_NFTABLES = 7
-_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_NEW_GENERATION = 15  # NFT_MSG_NEWGEN
 _PROCESS_NAME = 3  # NFTA_GEN_PROC_NAME
 _TABLE_NAME = 1  # NFTA_TABLE_NAME, NFTA_RULE_TABLE, NFTA_SET_TABLE, ...: the first attribute of each
 _BUFFER_BYTES = 1 << 20
-_HEAD = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +44,15 @@ class Transactions:
 
     def feed(self, data: bytes) -> Iterator[Transaction]:
         """Yield each transaction that ends in `data`, one datagram. Torn messages are passed over."""
-        offset = 0
-        while offset + _HEAD.size <= len(data):
-            length, kind, *_ = _HEAD.unpack_from(data, offset)
-            if length < _HEAD.size or offset + length > len(data):
-                return
-            if kind >> 8 == _SUBSYSTEM:
-                attributes = dict(_attributes(data[offset + _HEAD.size + 4 : offset + length]))
-                if kind & 0xFF == _NEW_GENERATION:
-                    yield Transaction(frozenset(self._tables), attributes.get(_PROCESS_NAME, ""))
-                    self._tables.clear()
-                else:
-                    self._tables.add(attributes.get(_TABLE_NAME, ""))
-            offset += (length + 3) & ~3
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, str]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            return
-        value = data[offset + _ATTRIBUTE.size : offset + length]
-        yield kind & 0x3FFF, value.split(b"\0", 1)[0].decode(errors="replace")
-        offset += (length + 3) & ~3
+        for message in messages(data):
+            if message.subsystem != NFTABLES:
+                continue
+            found = attributes(message.body)
+            if message.kind == NEW_GENERATION:
+                yield Transaction(frozenset(self._tables), as_text(found.get(_PROCESS_NAME, b"")))
+                self._tables.clear()
+            else:
+                self._tables.add(as_text(found.get(_TABLE_NAME, b"")))
 
 
 class NftablesMonitor:

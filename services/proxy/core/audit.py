@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from services.proxy.core.conntrack import Flow, wrong
-from services.proxy.core.ruleset import Ruleset
+from services.proxy.core.ruleset import Damage, Ruleset
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,17 @@ class Finding:
     message: str = ""
 
 
-def audit(wanted: Ruleset, found: Ruleset | None, flows: Sequence[Flow]) -> list[Finding]:
+_DAMAGES = {
+    Damage.TABLE: "Our table is missing",
+    Damage.CHAINS: "Chains or sets of our table were changed",
+    Damage.ELEMENTS: "Our table has elements that we do not make",
+}
+
+
+def audit(wanted: Ruleset, found: Ruleset | Damage, flows: Sequence[Flow]) -> list[Finding]:
     """Return the differences, by category and id."""
-    if found is None:
-        return [Finding("rule", "table", False, "Our table is missing, or its chains were changed")]
+    if isinstance(found, Damage):
+        return [Finding("rule", found.value, False, _DAMAGES[found])]
     made = [*_rules(wanted, found)]
     made += [
         Finding("flow", f"{f.protocol} {f.address}:{f.port}", True, f"It goes to {f.endpoint}")
@@ -38,7 +45,7 @@ def _rules(wanted: Ruleset, found: Ruleset) -> Iterator[Finding]:
             if ours.get(key) != kernels.get(key):
                 what = f"The kernel has {kernels.get(key)}, decided is {ours.get(key)}"
                 yield Finding("rule", f"{name} {_text(key)}", key not in ours, what)
-    for name in ("refused", "addresses", "hairpins"):
+    for name in ("refused", "addresses", "hairpins", "chains"):
         for key in getattr(wanted, name) ^ getattr(found, name):
             yield Finding("rule", f"{name} {_text(key)}", key in getattr(found, name))
 

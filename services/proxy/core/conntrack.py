@@ -58,6 +58,14 @@ class Flow:
     endpoint: str
 
 
+def misled(flows: Sequence[Flow], rules: Ruleset) -> list[StaleFlows]:
+    """Return the tracked flows that go where they should not, to be forgotten."""
+    found = {
+        StaleFlows(flow.address, flow.protocol, flow.port, flow.endpoint) for flow in wrong(flows, rules)
+    }
+    return sorted(found, key=lambda flow: (flow.address, flow.port, flow.endpoint))
+
+
 def wrong(flows: Sequence[Flow], rules: Ruleset) -> list[Flow]:
     """Return the UDP flows to our places that go where no endpoint is (any more)."""
     return [

@@ -1,0 +1,239 @@
+"""What our table has besides its elements: sets, chains and their rules. No I/O.
+
+As nft lists it, without the comments:
+
+    map endpoints   { typeof ip daddr . meta l4proto . tcp dport . numgen random mod 65536
+                             : ip daddr . tcp dport }
+    map service-ips { type ipv4_addr . inet_proto . inet_service : verdict }
+    set refused     { type ipv4_addr . inet_proto . inet_service }
+    set cluster-ips { type ipv4_addr }
+    set hairpins    { type ipv4_addr . ipv4_addr }
+    chain lb-N      { dnat ip to ip daddr . meta l4proto . th dport . numgen random mod N map @endpoints
+                      the same with mod 1, for a packet whose index has just gone }
+
+and the chains of `FRAME`. Each rule has a comment with a digest of its content, by
+which a rule that others put in its place is told from ours, and a new release's from
+an old one's. The index has the type of `numgen`, because nft 1.0.6 cannot list a key
+with a plain integer.
+
+Source: linux/netfilter/nf_tables.h; the type numbers and user data are those of nft.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.proxy.adapters.nfmessages import (
+    APPEND,
+    CREATE,
+    NEW_CHAIN,
+    NEW_RULE,
+    NEW_SET,
+    as_text,
+    attribute,
+    message,
+    nested,
+    number,
+    text,
+)
+
+GOTO, JUMP = -4, -3  # NFT_GOTO, NFT_JUMP
+ACCEPT = 1  # NF_ACCEPT
+# Registers: the first is 16 bytes wide; its second, third and fourth words have names of their own.
+_VERDICT, _FIRST, _SECOND, _THIRD, _FOURTH = 0, 1, 9, 10, 11
+_NETWORK, _TRANSPORT = 1, 2
+_SOURCE, _DESTINATION = 12, 16  # Offsets of the addresses in an IPv4 header.
+_TCP = b"\x06"
+_ICMP_PORT_UNREACHABLE = 3
+_STATE_NEW = struct.pack("=I", 8)
+
+
+def _expression(name: str, *data: bytes) -> bytes:
+    return nested(1, text(1, name), nested(2, *data))
+
+
+def _payload(register: int, base: int, offset: int, length: int) -> bytes:
+    return _expression("payload", number(1, register), number(2, base), number(3, offset), number(4, length))
+
+
+def _protocol(register: int) -> bytes:
+    return _expression("meta", number(2, 16), number(1, register))  # NFT_META_L4PROTO
+
+
+def _compare(value: bytes, *, equal: bool = True) -> bytes:
+    return _expression("cmp", number(1, _FIRST), number(2, 0 if equal else 1), nested(3, attribute(1, value)))
+
+
+def _lookup(name: str, *destination: int) -> bytes:
+    return _expression("lookup", number(2, _FIRST), *(number(3, d) for d in destination), text(1, name))
+
+
+def _reject(kind: int, code: int) -> bytes:
+    return _expression("reject", number(1, kind), attribute(2, bytes([code])))
+
+
+def verdict(code: int, chain: str) -> bytes:
+    """Encode a verdict that leads to a chain."""
+    return nested(2, number(1, code), text(2, chain))
+
+
+def _jump(chain: str) -> bytes:
+    return _expression("immediate", number(1, _VERDICT), nested(2, verdict(JUMP, chain)))
+
+
+_ADDRESS = _payload(_FIRST, _NETWORK, _DESTINATION, 4)
+_PLACE = _ADDRESS + _protocol(_SECOND) + _payload(_THIRD, _TRANSPORT, 2, 2)
+_PAIR = _payload(_FIRST, _NETWORK, _SOURCE, 4) + _payload(_SECOND, _NETWORK, _DESTINATION, 4)
+_IS_TCP = _protocol(_FIRST) + _compare(_TCP)
+_IS_NEW = (
+    _expression("ct", number(2, 0), number(1, _FIRST))  # NFT_CT_STATE
+    + _expression(
+        "bitwise",
+        *(number(1, _FIRST), number(2, _FIRST), number(3, 4)),
+        *(nested(4, attribute(1, _STATE_NEW)), nested(5, attribute(1, bytes(4)))),
+    )
+    + _compare(bytes(4), equal=False)
+)
+_RESET, _UNREACHABLE = _reject(1, 0), _reject(0, _ICMP_PORT_UNREACHABLE)
+
+
+def _spread(count: int) -> bytes:
+    random = _expression("numgen", number(1, _FOURTH), number(2, count), number(3, 1), number(4, 0))
+    nat = _expression("nat", number(1, 1), number(2, 2), number(3, _FIRST), number(5, _SECOND))
+    return _PLACE + random + _lookup("endpoints", _FIRST) + nat
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a base chain sits. Its policy is to accept."""
+
+    kind: str
+    point: int
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One chain: its rules, and its hook if it has one."""
+
+    rules: Sequence[bytes]
+    hook: Hook | None = None
+
+
+# Points: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting.
+# Priorities: dstnat -100, filter 0, srcnat 100.
+_TO_SERVICES = [_jump("services")]
+_TO_REFUSE = [_IS_NEW + _jump("refuse")]
+FRAME: Mapping[str, Chain] = {
+    "services": Chain([_PLACE + _lookup("service-ips", _VERDICT)]),
+    # A reset is not rate-limited, as ICMP is.
+    "refuse": Chain(
+        [
+            _PLACE + _lookup("refused") + _IS_TCP + _RESET,
+            _PLACE + _lookup("refused") + _UNREACHABLE,
+            _ADDRESS + _lookup("cluster-ips") + _IS_TCP + _RESET,
+            _ADDRESS + _lookup("cluster-ips") + _UNREACHABLE,
+        ]
+    ),
+    "nat-prerouting": Chain(_TO_SERVICES, Hook("nat", 0, -100)),
+    "nat-output": Chain(_TO_SERVICES, Hook("nat", 3, -100)),
+    "nat-postrouting": Chain([_PAIR + _lookup("hairpins") + _expression("masq")], Hook("nat", 4, 100)),
+    "filter-input": Chain(_TO_REFUSE, Hook("filter", 1, -1)),
+    "filter-forward": Chain(_TO_REFUSE, Hook("filter", 2, -1)),
+    "filter-output": Chain(_TO_REFUSE, Hook("filter", 3, -1)),
+}
+
+
+def chain_name(count: int) -> str:
+    """Name the chain that spreads over `count` endpoints."""
+    return f"lb-{count}"
+
+
+def spreading(count: int) -> Chain:
+    """Return that chain."""
+    return Chain([_spread(count), _spread(1)])
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a set's keys and values are: nft's type numbers, and lengths in bytes. A set has no values."""
+
+    key_type: int
+    key_length: int
+    value_type: int = 0
+    value_length: int = 0
+    user_data: bytes = b""
+
+
+_VERDICT_TYPE = 0xFFFFFF00  # NFT_DATA_VERDICT
+_MAP = 0x8  # NFT_SET_MAP
+# What nft writes for the `typeof` above, so that it can list the index.
+_TYPEOF = bytes.fromhex(
+    "0004000000000104000000000360"
+    "00040d00000001580014000407000000010c00040c00000001040c000000010e"
+    "00040900000001060004100000000214000407000000010c000408000000010402000000031a0004170000000112"
+    "0004010000000104000001000204000000000434"
+    "00040d000000012c0014000407000000010c00040c00000001040c0000000114000407000000010c00040800000001040200000006"
+    "0400000000"
+)
+SETS: Mapping[str, Shape] = {
+    "endpoints": Shape(0x1CC344, 16, 0x1CD, 8, _TYPEOF),
+    "service-ips": Shape(0x730D, 12, _VERDICT_TYPE, 0),
+    "refused": Shape(0x730D, 12),
+    "cluster-ips": Shape(7, 4),
+    "hairpins": Shape(0x1C7, 8),
+}
+
+
+def digest(rule: bytes) -> str:
+    """Return the comment of a rule."""
+    return f"tripod-{hashlib.sha256(rule).hexdigest()[:8]}"
+
+
+def new_set(table: str, name: str, identifier: int) -> bytes:
+    """Encode the message that makes one of our sets; `identifier` is unique in its transaction."""
+    shape = SETS[name]
+    value = [number(6, shape.value_type), number(7, shape.value_length)] if shape.value_type else []
+    user_data = [attribute(13, shape.user_data)] if shape.user_data else []
+    head = [text(1, table), text(2, name), number(3, _MAP if value else 0)]
+    key = [number(4, shape.key_type), number(5, shape.key_length)]
+    return message(NEW_SET, CREATE, *head, *key, *value, number(10, identifier), *user_data)
+
+
+def new_chain(table: str, name: str, chain: Chain) -> list[bytes]:
+    """Encode the messages that make a chain, without its rules."""
+    attributes = [text(1, table), text(3, name)]
+    if chain.hook is not None:
+        place = nested(4, number(1, chain.hook.point), number(2, chain.hook.priority))
+        attributes += [text(7, chain.hook.kind), number(5, ACCEPT), place]
+    return [message(NEW_CHAIN, CREATE, *attributes)]
+
+
+def new_rules(table: str, name: str, chain: Chain) -> list[bytes]:
+    """Encode the messages that fill a chain."""
+    return [
+        message(
+            *(NEW_RULE, CREATE | APPEND, text(1, table), text(2, name)),
+            *(nested(4, rule), attribute(7, _comment(digest(rule)))),
+        )
+        for rule in chain.rules
+    ]
+
+
+def _comment(value: str) -> bytes:
+    data = value.encode() + b"\0"
+    return bytes([0, len(data)]) + data
+
+
+def comment(user_data: bytes) -> str:
+    """Read a rule's comment; empty when it has none."""
+    offset = 0
+    while offset + 2 <= len(user_data):
+        kind, length = user_data[offset], user_data[offset + 1]
+        if kind == 0:
+            return as_text(user_data[offset + 2 : offset + 2 + length])
+        offset += 2 + length
+    return ""

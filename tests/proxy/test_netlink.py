@@ -1,0 +1,108 @@
+"""Messages for the kernel, without a kernel."""
+
+from __future__ import annotations
+
+from socket import inet_ntoa
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.proxy.adapters import conntrack, nfelements, nfmessages
+from services.proxy.adapters.nfframe import SETS
+from services.proxy.adapters.nftables import changing
+from services.proxy.core.ruleset import Change, Ruleset
+
+ADDRESSES = st.integers(0, 2**32 - 1).map(lambda number: inet_ntoa(number.to_bytes(4, "big")))
+PORTS = st.integers(1, 65535)
+PLACES = st.tuples(ADDRESSES, st.sampled_from(["tcp", "udp"]), PORTS)
+RULES = st.builds(
+    Ruleset,
+    endpoints=st.dictionaries(
+        st.tuples(ADDRESSES, st.sampled_from(["tcp", "udp"]), PORTS, st.integers(0, 300)),
+        st.tuples(ADDRESSES, PORTS),
+        max_size=3,
+    ),
+    services=st.dictionaries(PLACES, st.integers(1, 12345), max_size=3),
+    refused=st.frozensets(PLACES, max_size=3),
+    addresses=st.frozensets(ADDRESSES, max_size=3),
+    hairpins=st.frozensets(ADDRESSES, max_size=3),
+)
+
+
+def lists(messages: list[bytes]) -> dict[str, list[bytes]]:
+    """Return the lists of elements by set, as the kernel would dump them."""
+    found: dict[str, list[bytes]] = {name: [] for name in SETS}
+    for message in nfmessages.messages(b"".join(messages)):
+        inner = nfmessages.attributes(message.body)
+        found[nfmessages.as_text(inner[2])].append(inner[3])
+    return found
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(RULES)
+def test_elements_are_read_as_they_were_written(rules: Ruleset) -> None:
+    """Both directions of the encoding."""
+    assert nfelements.read(lists(list(nfelements.added("t", rules))), []) == rules
+
+
+def test_no_attribute_is_longer_than_its_length_can_say() -> None:
+    """Tens of thousands of elements are spread over messages, and none is lost."""
+    many = Ruleset({(f"10.2.{i // 250}.{i % 250}", "tcp", 80, 0): ("10.1.0.1", 80) for i in range(5000)})
+
+    messages = list(nfelements.added("t", many))
+
+    assert max(map(len, messages)) < 65_536
+    assert nfelements.read(lists(messages), []) == many
+
+
+@pytest.mark.parametrize("name", list(SETS))
+def test_an_element_with_something_foreign_is_no_element_of_ours(name: str) -> None:
+    """Such as a time-out that others gave it."""
+    key = nfmessages.nested(1, nfmessages.attribute(1, bytes(SETS[name].key_length)))
+    foreign = nfmessages.nested(1, key + nfmessages.attribute(4, bytes(8)))
+    found = {other: [foreign] if other == name else [] for other in SETS}
+
+    with pytest.raises(ValueError, match=name):
+        nfelements.read(found, [])
+
+
+def test_no_change_is_no_message() -> None:
+    """The kernel is not troubled for nothing."""
+    assert changing("t", Change(Ruleset(), Ruleset())) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=200))
+def test_torn_messages_do_no_harm(data: bytes) -> None:
+    """Whatever comes from the socket, reading ends."""
+    for message in nfmessages.messages(data):
+        nfmessages.attributes(message.body)
+
+
+def test_a_flow_is_known_by_the_kernels_own_words() -> None:
+    """Its tuple and its number go back as they came."""
+
+    def side(source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
+        addresses = nfmessages.nested(
+            1, nfmessages.attribute(1, source), nfmessages.attribute(2, destination)
+        )
+        numbers = (
+            nfmessages.attribute(kind, port.to_bytes(2, "big"))
+            for kind, port in zip((2, 3), ports, strict=True)
+        )
+        return addresses + nfmessages.nested(2, nfmessages.attribute(1, b"\x11"), *numbers)
+
+    original = side(bytes([10, 1, 0, 9]), bytes([10, 2, 0, 1]), (4000, 53))
+    reply = side(bytes([10, 1, 0, 3]), bytes([10, 1, 0, 9]), (5353, 4000))
+    body = (
+        nfmessages.nested(1, original) + nfmessages.nested(2, reply) + nfmessages.attribute(12, b"\0\0\0\7")
+    )
+
+    found = conntrack.read(body)
+
+    assert found is not None
+    assert (found.flow.protocol, found.flow.address, found.flow.port) == ("udp", "10.2.0.1", 53)
+    assert found.flow.endpoint == "10.1.0.3"
+    assert found.known_by == nfmessages.nested(1, original) + nfmessages.attribute(12, b"\0\0\0\7")
+    assert conntrack.read(b"") is None
