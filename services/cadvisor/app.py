@@ -13,6 +13,7 @@ from services.cadvisor.adapters import machine
 from services.cadvisor.adapters.cgroupfs import CgroupReader
 from services.cadvisor.adapters.cri_metadata import CriMetadata
 from services.cadvisor.config import CadvisorConfig
+from services.cadvisor.loops.names import Names
 from services.cadvisor.loops.sampling import Sampler
 from services.cadvisor.server import StatsServicer
 from services.cadvisor.web import application
@@ -47,9 +48,8 @@ class Cadvisor:
         self._clock = clock or SystemClock()
         self._reader = CgroupReader(cgroup_root(config), config.proc_root)
         self._channel = open_channel(config.cri_address or f"unix://{config.run_directory}/cri.sock")
-        self._sampler = Sampler(
-            self._reader, CriMetadata(self._channel), self._clock, history=config.history_seconds
-        )
+        self._names = Names(CriMetadata(self._channel), self._clock)
+        self._sampler = Sampler(self._reader, self._names, self._clock, history=config.history_seconds)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set."""
@@ -67,10 +67,12 @@ class Cadvisor:
             await until(stop, self._work(server))
 
     async def _work(self, server: GrpcServer) -> None:
-        await self._sampler.sample()
-        await server.set_serving(True)
-        log.info("Started cAdvisor", layout=self._reader.layout.value)
-        await supervise("sampling", self._sampler.run, clock=self._clock)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(supervise("names", self._names.run, clock=self._clock))
+            await self._sampler.sample()
+            await server.set_serving(True)
+            log.info("Started cAdvisor", layout=self._reader.layout.value)
+            await supervise("sampling", self._sampler.run, clock=self._clock)
 
     def _server(self) -> GrpcServer:
         facts = machine.read(self._config.proc_root, self._reader.layout)

@@ -8,7 +8,16 @@ from typing import Any
 from tripod.cadvisor.v1 import stats_service_pb2 as pb
 from tripod.cadvisor.v1 import stats_service_pb2_grpc as pb_grpc
 
-from services.cadvisor.core.model import CgroupLayout, Cpu, Machine, Memory, Snapshot, Stats
+from services.cadvisor.core.model import (
+    NO_CPU,
+    NO_MEMORY,
+    CgroupLayout,
+    Cpu,
+    Machine,
+    Memory,
+    Snapshot,
+    Stats,
+)
 from services.cadvisor.errors import NoSampleError
 from services.common.telemetry import VERSION
 
@@ -94,8 +103,8 @@ def _stats(stats: Stats) -> pb.ContainerStats:
             labels=who.labels,
             restart_count=who.restarts,
         ),
-        cpu=_cpu(stats.cpu),
-        memory=_memory(stats.memory),
+        cpu=_cpu(stats.cpu) if stats.cpu is not NO_CPU else None,
+        memory=_memory(stats.memory) if stats.memory is not NO_MEMORY else None,
         network_interfaces=[
             pb.NetworkInterfaceUsage(**{name: getattr(interface, name) for name in interface.__slots__})
             for interface in stats.interfaces

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from services.cadvisor.core import exposition
 from services.cadvisor.core.model import Snapshot, Stats
-from services.common import process
+from services.common import gauges, process
 from services.common.httpserver import new_application
 
 UI = Path(__file__).parent / "ui"
@@ -54,7 +54,7 @@ def application(
         snapshot = latest()
         if snapshot is None:
             return web.Response(text="Nothing has been sampled yet\n", status=503)
-        body = metrics_page.page(snapshot) + _own_metrics()
+        body = metrics_page.page(snapshot) + gauges.page(process.HELP, process.gauges())
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     async def data(request: web.Request) -> web.Response:
@@ -66,14 +66,6 @@ def application(
     for path, (name, kind) in _PAGES.items():
         app.router.add_get(path, _static(UI / name, kind))
     return app
-
-
-def _own_metrics() -> bytes:
-    lines = [
-        f"# HELP {name} {process.HELP[name]}\n# TYPE {name} gauge\n{name} {value:g}\n"
-        for name, value in process.gauges().items()
-    ]
-    return "".join(lines).encode()
 
 
 def _static(file: Path, kind: str) -> Callable[[web.Request], Any]:

@@ -17,11 +17,14 @@ from collections.abc import Awaitable, Callable
 
 from services.common.clock import Clock
 from services.common.errors import TripodError
+from services.common.lean import Memory
 from services.common.logs import get_logger
 
 HARD_EXIT_SECONDS = 8.0
 _FIRST_RESTART_SECONDS = 0.1
 _CALM_SECONDS = 60.0
+_ARENAS = 2
+_TRIM_SECONDS = 60.0
 log = get_logger(__name__)
 
 
@@ -30,8 +33,10 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], *, service: str) -> in
 
     0 after an orderly end, 1 after a fault, which is logged.
     """
+    memory = Memory()
+    memory.share_arenas(_ARENAS)
     try:
-        asyncio.run(_with_signals(main, service))
+        asyncio.run(_with_signals(main, service, memory))
     except Exception as error:
         for leaf in _flat(error):
             _log_end(service, leaf)
@@ -53,13 +58,23 @@ def _flat(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]], service: str) -> None:
+async def _with_signals(
+    main: Callable[[asyncio.Event], Awaitable[None]], service: str, memory: Memory
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop, service, signal.Signals(number).name)
+    gc.collect()
     gc.freeze()
+    _trim_again_and_again(loop, memory)
     await main(stop)
+
+
+def _trim_again_and_again(loop: asyncio.AbstractEventLoop, memory: Memory) -> None:
+    """Give back what the start and bursts of work have left."""
+    memory.give_back()
+    loop.call_later(_TRIM_SECONDS, _trim_again_and_again, loop, memory)
 
 
 def _on_signal(stop: asyncio.Event, service: str, name: str) -> None:

@@ -10,8 +10,13 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
 from opentelemetry import trace
+
+from services.common.lean import without
+
+# structlog takes rich where it is installed, for tracebacks on a terminal: 4 MB.
+with without("rich", "better_exceptions"):
+    import structlog
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from services.common import gauges as gauge_text
 from services.common import process
 from services.common.errors import TripodError
 from services.common.httpserver import new_application
@@ -46,8 +46,6 @@ GAUGES = {
 def application(views: Views) -> web.Application:
     """Make the application."""
     app = new_application(healthy=views.healthy)
-    registry = CollectorRegistry()
-    gauges = {name: Gauge(name, text, registry=registry) for name, text in GAUGES.items()}
 
     async def pods(_: web.Request) -> web.Response:
         return web.json_response({"kind": "PodList", "apiVersion": "v1", "items": list(views.pods())})
@@ -59,9 +57,9 @@ def application(views: Views) -> web.Application:
         return web.json_response(dict(await views.summary()))
 
     async def metrics(_: web.Request) -> web.Response:
-        for name, value in views.gauges().items():
-            gauges[name].set(value)
-        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+        return web.Response(
+            body=gauge_text.page(GAUGES, views.gauges()), content_type="text/plain", charset="utf-8"
+        )
 
     async def cadvisor(_: web.Request) -> web.Response:
         try:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from services.common.lean import without
+
+# It speaks over unix sockets and loopback alone: without TLS it is 4 MB smaller.
+with without("ssl"):
+    import asyncio
+
+    from services.proxy.app import Proxy, cleanup
+
 import os
 import socket
 import sys
@@ -11,7 +18,6 @@ from services.common import failpoints, lifecycle, logs, telemetry
 from services.common.errors import TripodError
 from services.common.failpoints import FailpointSyntaxError
 from services.common.settings import HelpRequested, SettingsError, load
-from services.proxy.app import Proxy, cleanup
 from services.proxy.config import ProxyConfig
 
 

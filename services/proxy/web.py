@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from services.common import gauges as gauge_text
 from services.common import process
 from services.common.httpserver import new_application
 
@@ -24,13 +24,11 @@ def application(
 ) -> web.Application:
     """Make the application."""
     app = new_application(healthy=healthy)
-    registry = CollectorRegistry()
-    made = {name: Gauge(name, text, registry=registry) for name, text in GAUGES.items()}
 
     async def metrics(_: web.Request) -> web.Response:
-        for name, value in gauges().items():
-            made[name].set(value)
-        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+        return web.Response(
+            body=gauge_text.page(GAUGES, gauges()), content_type="text/plain", charset="utf-8"
+        )
 
     app.router.add_get("/metrics", metrics)
     return app

@@ -16,6 +16,7 @@ from tripod.cadvisor.v1 import stats_service_pb2_grpc as pb_grpc
 from services.cadvisor.adapters import machine
 from services.cadvisor.adapters.cgroupfs import CgroupReader
 from services.cadvisor.core.model import CgroupLayout, Identity
+from services.cadvisor.loops.names import Names
 from services.cadvisor.loops.sampling import Sampler
 from services.cadvisor.server import StatsServicer
 from services.common.clock import SystemClock
@@ -72,6 +73,7 @@ def test_time_burnt_in_a_cgroup_is_seen(reader: CgroupReader, cgroup: list[Path]
 def test_files_of_cgroups_that_went_are_closed(reader: CgroupReader, cgroup: list[Path]) -> None:
     """Two hundred containers come and go, and no file stays open."""
     reader.discover()
+    reader.sample()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(200):
         name = f"{number:064x}"
@@ -108,7 +110,7 @@ class NoNames:
 @pytest.mark.asyncio
 async def test_snapshots_are_served_over_a_socket(reader: CgroupReader, tmp_path: Path) -> None:
     """List and watch give the same snapshot to every reader; nobody's call samples."""
-    sampler = Sampler(reader, NoNames(), SystemClock(), history=5)
+    sampler = Sampler(reader, Names(NoNames(), SystemClock()), SystemClock(), history=5)
     servicer = StatsServicer(sampler.latest, sampler.watch, machine.read(Path("/proc"), reader.layout))
     name = "tripod.cadvisor.v1.StatsService"
     server = build_server(

@@ -1,21 +1,26 @@
 """Read cgroups and /proc, with files that stay open. Implements `Kernel`.
 
-A file opened once and read with `pread` costs a third of opening it each time. A
-cgroup that vanished answers ENODEV or ENOENT: its files are closed, and it is gone
-from the next snapshot on.
+A file opened once and read with `pread` costs a third of opening it each time, and one
+that says what it said before is not parsed again. A cgroup that vanished answers ENODEV:
+it is left out of the sample at once, never told as one that used nothing, and its files
+are closed. A controller that was switched off under a living cgroup ends with its files.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from services.cadvisor.core import cgroup_v1, cgroup_v2, procfs
 from services.cadvisor.core.identify import container_id
 from services.cadvisor.core.model import (
+    NO_CPU,
+    NO_MEMORY,
     CgroupLayout,
     Cpu,
     DiskIo,
@@ -33,23 +38,76 @@ _READ_BYTES = 65_536
 _OPEN = failpoints.step("cgroup.open")
 _CLOSE = failpoints.step("cgroup.close")
 _FILE_LIMIT = 20_000
+# A starting container's first process enters its network namespace after its cgroup.
+_STARTING_LOOKS = 10
 # Controllers that we read; others may be mounted too.
 _WALKED = ("memory", "cpuacct", "cpu", "pids", "")
+_GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH})
+# Parts of a container's statistics, by the first word of a file's name.
+_PARTS = {"cpuacct": "cpu", "cpu": "cpu", "memory": "memory", "blkio": "disks", "io": "disks", "pids": "pids"}
+
+
+class _GoneError(Exception):
+    """A cgroup, or one of its controllers, is not there any more."""
+
+
+@dataclass(slots=True)
+class _File:
+    """An open file and what it said last; None when it said nothing."""
+
+    name: str
+    descriptor: int
+    content: bytes | None = None
+
+
+@dataclass(slots=True)
+class _Part:
+    """Files that are parsed together, and what came of it."""
+
+    files: list[_File] = field(default_factory=list)
+    value: Any = None
+
+    def changed(self) -> bool:
+        """Read the files; tell whether one says something else. Raises `_GoneError`."""
+        changed = False
+        for file in self.files:
+            content = _pread(file.descriptor)
+            if content != file.content:
+                file.content, changed = content, True
+        return changed
+
+    def contents(self) -> dict[str, bytes]:
+        """Return what the files said, by name."""
+        return {file.name: file.content for file in self.files if file.content is not None}
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self.files:
+            os.close(file.descriptor)
+        self.files.clear()
 
 
 @dataclass(slots=True)
 class _Group:
-    """One cgroup with its open files, by name."""
+    """One cgroup with its open files."""
 
-    path: str
-    files: dict[str, int]
-    created: datetime | None
-    process_files: list[int] = field(default_factory=list)
+    identity: Identity
+    directory: str
+    parts: dict[str, _Part]
+    processes: _Part
+    network: _Part = field(default_factory=_Part)
+    stats: Stats | None = None
+    looks: int = 0
+    gone: bool = False
+
+    def all_parts(self) -> Iterable[_Part]:
+        """Return everything that is open."""
+        return (*self.parts.values(), self.processes, self.network)
 
     def close(self) -> None:
         """Close its files."""
-        for descriptor in (*self.files.values(), *self.process_files):
-            os.close(descriptor)
+        for part in self.all_parts():
+            part.close()
 
 
 class CgroupReader:
@@ -64,33 +122,39 @@ class CgroupReader:
         self.layout = self._mounts.layout()
         self._tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
         self._groups: dict[str, _Group] = {}
-        self._machine = self._open("/")
+        self._machine = self._open("", "/")
         self._devices: dict[tuple[int, int], str] = {}
 
     def open_file_count(self) -> int:
         """Return how many files are open."""
         groups = (self._machine, *self._groups.values())
-        return sum(len(group.files) + len(group.process_files) for group in groups)
+        return sum(len(part.files) for group in groups for part in group.all_parts())
 
     def close(self) -> None:
         """Close every file."""
-        for group in (self._machine, *self._groups.values()):
+        self._machine.close()
+        for group in self._groups.values():
             group.close()
         self._groups.clear()
 
     def discover(self) -> None:
-        """Find containers' cgroups; open what came, close what went."""
+        """Find containers' cgroups; open what came, close what went or was moved."""
         found = dict(self._walk())
-        for name in self._groups.keys() - found.keys():
+        for name in [name for name, group in self._groups.items() if self._went(group, found.get(name))]:
             with _CLOSE:
                 self._groups.pop(name).close()
             _CLOSE.recorded_in_thread()
+        held = self.open_file_count()
         for name in found.keys() - self._groups.keys():
-            if self.open_file_count() < _FILE_LIMIT:
+            if held < _FILE_LIMIT:
                 with _OPEN:
-                    self._groups[name] = self._open(found[name])
+                    made = self._groups[name] = self._open(name, found[name])
+                held += sum(len(part.files) for part in made.all_parts())
                 _OPEN.recorded_in_thread()
         self._devices = procfs.disk_names(_content(self._proc / "diskstats"))
+
+    def _went(self, group: _Group, path: str | None) -> bool:
+        return group.gone or path != group.identity.path
 
     def _base(self) -> str:
         """Return the tree in which containers are looked for."""
@@ -108,20 +172,17 @@ class CgroupReader:
                     names.remove(name)  # What a container nests is its own matter.
                     yield found, path
 
-    def _open(self, path: str) -> _Group:
-        files: dict[str, int] = {}
-        processes: list[int] = []
-        directory = ""
+    def _open(self, name: str, path: str) -> _Group:
+        parts = {kind: _Part() for kind in _PARTS.values()}
         for root, names in self._places():
-            directory = f"{root}{path}"
-            for name in names:
-                descriptor = _open(f"{directory}/{name}")
+            for file in names:
+                descriptor = _open(f"{root}{path}/{file}")
                 if descriptor is not None:
-                    files[name] = descriptor
-        listed = _open(f"{self._base()}{path}/cgroup.procs")
-        if listed is not None:
-            processes.append(listed)
-        return _Group(path, files, _created(f"{self._base()}{path}"), processes)
+                    parts[_PARTS[file.partition(".")[0]]].files.append(_File(file, descriptor))
+        directory = f"{self._base()}{path}"
+        listed = _open(f"{directory}/cgroup.procs")
+        processes = _Part([_File("cgroup.procs", listed)] if listed is not None else [])
+        return _Group(Identity(path, id=name, created=_created(directory)), directory, parts, processes)
 
     def _places(self) -> Iterable[tuple[str, tuple[str, ...]]]:
         if self.layout is CgroupLayout.V2:
@@ -130,53 +191,93 @@ class CgroupReader:
         return [(mounts[name], files) for name, files in cgroup_v1.FILES.items() if name in mounts]
 
     def sample(self) -> Sample:
-        """Read everything once."""
-        machine = self._stats(self._machine, "")
+        """Read everything once; what vanished meanwhile is left out."""
+        machine = self._look_at_machine()
         interfaces = procfs.interfaces(_content(self._proc / "1/net/dev"))
         machine = replace(machine, interfaces=interfaces, memory=self._machine_memory(machine.memory))
-        containers = {name: self._stats(group, name) for name, group in self._groups.items()}
+        containers: dict[str, Stats] = {}
+        for name, group in self._groups.items():
+            try:
+                containers[name] = self._stats(group)
+            except _GoneError:
+                # Closed by the next look, which opens it anew if the cgroup is still there.
+                group.gone = True
         return Sample(machine, containers)
+
+    def _look_at_machine(self) -> Stats:
+        try:
+            return self._stats(self._machine)
+        except _GoneError:  # A controller has moved to the other version.
+            self._machine.close()
+            self._machine = self._open("", "/")
+            return self._stats(self._machine)
 
     def _machine_memory(self, memory: Memory) -> Memory:
         """The root cgroup of v1 and v2 knows no limit; the machine's memory is one."""
         total = procfs.memory_info(_content(self._proc / "meminfo")).get("MemTotal", 0)
         return replace(memory, limit=total)
 
-    def _stats(self, group: _Group, name: str) -> Stats:
-        contents = {file: data for file, fd in group.files.items() if (data := _pread(fd)) is not None}
-        pids = b"".join(_pread(fd) or b"" for fd in group.process_files).split()
-        cpu, memory, disks, processes = self._parse(contents, len(pids))
+    def _stats(self, group: _Group) -> Stats:
+        """Return the same object as before when nothing has changed."""
+        changed = group.stats is None
+        pids = group.processes
+        if pids.changed() or pids.value is None:
+            pids.value = (pids.contents().get("cgroup.procs") or b"").split()
+            group.parts["pids"].value, group.looks = None, 0
+        if group.looks <= _STARTING_LOOKS:
+            group.looks += 1
+            self._open_network(group, pids.value)
+        for kind, part in group.parts.items():
+            if part.changed() or part.value is None:
+                part.value, changed = self._parse(kind, part.contents(), len(pids.value)), True
+        interfaces = self._interfaces(group.network)
+        if interfaces is not group.network.value:
+            group.network.value, changed = interfaces, True
+        if changed or group.stats is None:
+            group.stats = self._made(group)
+        return group.stats
+
+    def _made(self, group: _Group) -> Stats:
         return Stats(
-            identity=Identity(group.path, id=name, created=group.created),
-            cpu=cpu,
-            memory=memory,
-            interfaces=self._interfaces(pids) if name else (),
-            disks=tuple(replace(d, device=self._devices.get((d.major, d.minor), "")) for d in disks),
-            processes=processes,
+            identity=group.identity,
+            cpu=group.parts["cpu"].value,
+            memory=group.parts["memory"].value,
+            interfaces=group.network.value,
+            disks=group.parts["disks"].value,
+            processes=group.parts["pids"].value,
         )
 
     def _parse(
-        self, contents: dict[str, bytes], process_count: int
-    ) -> tuple[Cpu, Memory, tuple[DiskIo, ...], Processes]:
-        if self.layout is CgroupLayout.V2:
-            return (
-                cgroup_v2.cpu(contents),
-                cgroup_v2.memory(contents),
-                cgroup_v2.disks(contents),
-                cgroup_v2.processes(contents, process_count),
-            )
-        return (
-            cgroup_v1.cpu(contents, self._tick_ns),
-            cgroup_v1.memory(contents),
-            cgroup_v1.disks(contents),
-            cgroup_v1.processes(contents, process_count),
-        )
+        self, kind: str, contents: Mapping[str, bytes], process_count: int
+    ) -> Cpu | Memory | Processes | tuple[DiskIo, ...]:
+        v2 = self.layout is CgroupLayout.V2
+        if kind == "pids":
+            read = cgroup_v2.processes if v2 else cgroup_v1.processes
+            return read(contents, process_count)
+        if kind == "disks":
+            disks = cgroup_v2.disks(contents) if v2 else cgroup_v1.disks(contents)
+            return tuple(replace(d, device=self._devices.get((d.major, d.minor), "")) for d in disks)
+        if not contents:
+            return NO_CPU if kind == "cpu" else NO_MEMORY
+        if kind == "cpu":
+            return cgroup_v2.cpu(contents) if v2 else cgroup_v1.cpu(contents, self._tick_ns)
+        return cgroup_v2.memory(contents) if v2 else cgroup_v1.memory(contents)
 
-    def _interfaces(self, pids: list[bytes]) -> tuple[Interface, ...]:
-        """Read the interfaces that a container's first process sees."""
-        if not pids:
-            return ()
-        return procfs.interfaces(_content(self._proc / pids[0].decode() / "net/dev"))
+    def _interfaces(self, network: _Part) -> tuple[Interface, ...]:
+        if not network.changed() and network.value is not None:
+            return network.value if network.files else ()
+        return procfs.interfaces(network.contents().get("dev", b""))
+
+    def _open_network(self, group: _Group, pids: list[bytes]) -> None:
+        """Open the interfaces that a container's first process sees; the machine's are read apart.
+
+        Open until the container's processes change: an open file keeps a network namespace alive.
+        """
+        group.network.close()
+        if group.identity.id and pids:
+            descriptor = _open(f"{self._proc}/{pids[0].decode(errors='replace')}/net/dev")
+            if descriptor is not None:
+                group.network.files.append(_File("dev", descriptor))
 
 
 def _open(path: str) -> int | None:
@@ -187,9 +288,12 @@ def _open(path: str) -> int | None:
 
 
 def _pread(descriptor: int) -> bytes | None:
+    """Read a file from its start; None where the kernel has nothing to say. Raises `_GoneError`."""
     try:
         return os.pread(descriptor, _READ_BYTES, 0)
-    except OSError:
+    except OSError as error:
+        if error.errno in _GONE:
+            raise _GoneError from error
         return None
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.cadvisor.core import procfs
+from services.cadvisor.core.flatfile import number
 from services.cadvisor.core.model import CgroupLayout, Machine
 
 
@@ -20,8 +21,8 @@ def read(proc: Path, layout: CgroupLayout) -> Machine:
         swap_bytes=memory.get("SwapTotal", 0),
         kernel_version=platform.release(),
         os_image=_os_image(),
-        machine_id=_bytes(Path("/etc/machine-id")).decode().strip(),
-        boot_id=_bytes(proc / "sys/kernel/random/boot_id").decode().strip(),
+        machine_id=_bytes(Path("/etc/machine-id")).decode(errors="replace").strip(),
+        boot_id=_bytes(proc / "sys/kernel/random/boot_id").decode(errors="replace").strip(),
         boot_time=_boot_time(_bytes(proc / "stat")),
         layout=layout,
     )
@@ -30,12 +31,13 @@ def read(proc: Path, layout: CgroupLayout) -> Machine:
 def _boot_time(content: bytes) -> datetime | None:
     for line in content.splitlines():
         if line.startswith(b"btime "):
-            return datetime.fromtimestamp(int(line.split()[1]), UTC)
+            seconds = number(line[6:])
+            return datetime.fromtimestamp(seconds, UTC) if seconds < 1 << 40 else None
     return None
 
 
 def _os_image() -> str:
-    for line in _bytes(Path("/etc/os-release")).decode().splitlines():
+    for line in _bytes(Path("/etc/os-release")).decode(errors="replace").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
     return platform.system()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.cadvisor.core.flatfile import limit, number, pairs
+from services.cadvisor.core.flatfile import device, limit, number, pairs, scaled
 from services.cadvisor.core.model import Cpu, DiskIo, Memory, Processes
 
 # Files by controller.
@@ -34,13 +34,13 @@ def cpu(files: Contents, tick_ns: int) -> Cpu:
     split, throttling = pairs(files.get("cpuacct.stat", b"")), pairs(files.get("cpu.stat", b""))
     return Cpu(
         usage_ns=number(files.get("cpuacct.usage", b"")),
-        user_ns=split.get("user", 0) * tick_ns,
-        system_ns=split.get("system", 0) * tick_ns,
+        user_ns=scaled(split.get("user", 0), tick_ns),
+        system_ns=scaled(split.get("system", 0), tick_ns),
         periods=throttling.get("nr_periods", 0),
         throttled_periods=throttling.get("nr_throttled", 0),
         throttled_ns=throttling.get("throttled_time", 0),
         shares=number(files.get("cpu.shares", b"")),
-        quota_us=max(0, number(files.get("cpu.cfs_quota_us", b""))),
+        quota_us=number(files.get("cpu.cfs_quota_us", b"")),
         period_us=number(files.get("cpu.cfs_period_us", b"")),
     )
 
@@ -71,10 +71,10 @@ def disks(files: Contents) -> tuple[DiskIo, ...]:
     for name, kind in (("blkio.throttle.io_service_bytes", "bytes"), ("blkio.throttle.io_serviced", "count")):
         for line in files.get(name, b"").splitlines():
             words = line.split()
-            if len(words) == 3 and words[1] in (b"Read", b"Write"):
-                major, _, minor = words[0].partition(b":")
+            place = device(words[0]) if len(words) == 3 and words[1] in (b"Read", b"Write") else None
+            if place is not None:
                 key = f"{words[1].decode().lower()}_{kind}"
-                found.setdefault((int(major), int(minor)), {})[key] = int(words[2])
+                found.setdefault(place, {})[key] = number(words[2])
     return tuple(
         DiskIo(
             major=major,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.cadvisor.core.flatfile import limit, number, pairs
+from services.cadvisor.core.flatfile import device, limit, number, pairs, scaled
 from services.cadvisor.core.model import Cpu, DiskIo, Memory, Processes
 
 FILES = (
@@ -33,13 +33,13 @@ def cpu(files: Contents) -> Cpu:
     quota, _, period = files.get("cpu.max", b"").strip().partition(b" ")
     weight = number(files.get("cpu.weight", b""))
     return Cpu(
-        usage_ns=stat.get("usage_usec", 0) * 1000,
-        user_ns=stat.get("user_usec", 0) * 1000,
-        system_ns=stat.get("system_usec", 0) * 1000,
+        usage_ns=scaled(stat.get("usage_usec", 0), 1000),
+        user_ns=scaled(stat.get("user_usec", 0), 1000),
+        system_ns=scaled(stat.get("system_usec", 0), 1000),
         periods=stat.get("nr_periods", 0),
         throttled_periods=stat.get("nr_throttled", 0),
-        throttled_ns=stat.get("throttled_usec", 0) * 1000,
-        shares=2 + (weight - 1) * 262142 // 9999 if weight else 0,
+        throttled_ns=scaled(stat.get("throttled_usec", 0), 1000),
+        shares=scaled(2 + (weight - 1) * 262142 // 9999, 1) if weight else 0,
         quota_us=number(quota),
         period_us=number(period),
     )
@@ -49,7 +49,7 @@ def memory(files: Contents) -> Memory:
     """Read memory."""
     stat, events = pairs(files.get("memory.stat", b"")), pairs(files.get("memory.events", b""))
     # The root has no memory.current: what it holds is the sum of its parts.
-    usage = number(files.get("memory.current", b""), stat.get("anon", 0) + stat.get("file", 0))
+    usage = number(files.get("memory.current", b""), scaled(stat.get("anon", 0) + stat.get("file", 0), 1))
     peak = files.get("memory.peak")
     return Memory(
         usage=usage,
@@ -71,15 +71,15 @@ def disks(files: Contents) -> tuple[DiskIo, ...]:
     """Read block devices: lines such as `8:0 rbytes=1 wbytes=2 rios=3 wios=4`."""
     found = []
     for line in files.get("io.stat", b"").splitlines():
-        device, *words = line.split()
-        major, colon, minor = device.partition(b":")
-        if not colon:
+        first, *words = line.split() or (b"",)
+        place = device(first)
+        if place is None:
             continue
         values = {name: number(value) for name, _, value in (word.partition(b"=") for word in words)}
         found.append(
             DiskIo(
-                major=int(major),
-                minor=int(minor),
+                major=place[0],
+                minor=place[1],
                 read_bytes=values.get(b"rbytes", 0),
                 write_bytes=values.get(b"wbytes", 0),
                 reads=values.get(b"rios", 0),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from services.cadvisor.core.model import Snapshot, Stats
+from services.cadvisor.core.model import NO_CPU, NO_MEMORY, Cpu, Memory, Snapshot, Stats
 
 Value = int | float
 Series = tuple[str, Value]
@@ -17,6 +17,26 @@ _NS = 1e-9
 def _plain(read: Callable[[Stats], Value | None]) -> Callable[[Stats], Iterator[Series]]:
     def series(stats: Stats) -> Iterator[Series]:
         value = read(stats)
+        if value is not None:
+            yield "", value
+
+    return series
+
+
+def _cpu(read: Callable[[Cpu], Value | None], more: str = "") -> Callable[[Stats], Iterator[Series]]:
+    """Leave the series out where the controller is off: a counter that says 0 would have fallen."""
+
+    def series(stats: Stats) -> Iterator[Series]:
+        value = read(stats.cpu) if stats.cpu is not NO_CPU else None
+        if value is not None:
+            yield more, value
+
+    return series
+
+
+def _memory(read: Callable[[Memory], Value | None]) -> Callable[[Stats], Iterator[Series]]:
+    def series(stats: Stats) -> Iterator[Series]:
+        value = read(stats.memory) if stats.memory is not NO_MEMORY else None
         if value is not None:
             yield "", value
 
@@ -50,100 +70,100 @@ METRICS: tuple[tuple[str, str, str, Callable[[Stats], Iterator[Series]]], ...] =
         "container_cpu_usage_seconds_total",
         "counter",
         "Cumulative cpu time consumed in seconds.",
-        lambda s: iter([(',cpu="total"', s.cpu.usage_ns * _NS)]),
+        _cpu(lambda c: c.usage_ns * _NS, ',cpu="total"'),
     ),
     (
         "container_cpu_user_seconds_total",
         "counter",
         "Cumulative user cpu time consumed in seconds.",
-        _plain(lambda s: s.cpu.user_ns * _NS),
+        _cpu(lambda c: c.user_ns * _NS),
     ),
     (
         "container_cpu_system_seconds_total",
         "counter",
         "Cumulative system cpu time consumed in seconds.",
-        _plain(lambda s: s.cpu.system_ns * _NS),
+        _cpu(lambda c: c.system_ns * _NS),
     ),
     (
         "container_cpu_cfs_periods_total",
         "counter",
         "Number of elapsed enforcement period intervals.",
-        _plain(lambda s: s.cpu.periods),
+        _cpu(lambda c: c.periods),
     ),
     (
         "container_cpu_cfs_throttled_periods_total",
         "counter",
         "Number of throttled period intervals.",
-        _plain(lambda s: s.cpu.throttled_periods),
+        _cpu(lambda c: c.throttled_periods),
     ),
     (
         "container_cpu_cfs_throttled_seconds_total",
         "counter",
         "Total time duration the container has been throttled.",
-        _plain(lambda s: s.cpu.throttled_ns * _NS),
+        _cpu(lambda c: c.throttled_ns * _NS),
     ),
-    ("container_spec_cpu_shares", "gauge", "CPU share of the container.", _plain(lambda s: s.cpu.shares)),
+    ("container_spec_cpu_shares", "gauge", "CPU share of the container.", _cpu(lambda c: c.shares)),
     (
         "container_spec_cpu_quota",
         "gauge",
         "CPU quota of the container.",
-        _plain(lambda s: _limited(s.cpu.quota_us)),
+        _cpu(lambda c: _limited(c.quota_us)),
     ),
     (
         "container_spec_cpu_period",
         "gauge",
         "CPU period of the container.",
-        _plain(lambda s: s.cpu.period_us),
+        _cpu(lambda c: c.period_us),
     ),
     (
         "container_memory_usage_bytes",
         "gauge",
         "Current memory usage in bytes, including all memory regardless of when it was accessed.",
-        _plain(lambda s: s.memory.usage),
+        _memory(lambda m: m.usage),
     ),
     (
         "container_memory_working_set_bytes",
         "gauge",
         "Current working set in bytes.",
-        _plain(lambda s: s.memory.working_set),
+        _memory(lambda m: m.working_set),
     ),
-    ("container_memory_rss", "gauge", "Size of RSS in bytes.", _plain(lambda s: s.memory.rss)),
+    ("container_memory_rss", "gauge", "Size of RSS in bytes.", _memory(lambda m: m.rss)),
     (
         "container_memory_cache",
         "gauge",
         "Number of bytes of page cache memory.",
-        _plain(lambda s: s.memory.cache),
+        _memory(lambda m: m.cache),
     ),
-    ("container_memory_swap", "gauge", "Container swap usage in bytes.", _plain(lambda s: s.memory.swap)),
+    ("container_memory_swap", "gauge", "Container swap usage in bytes.", _memory(lambda m: m.swap)),
     (
         "container_memory_mapped_file",
         "gauge",
         "Size of memory mapped files in bytes.",
-        _plain(lambda s: s.memory.mapped_file),
+        _memory(lambda m: m.mapped_file),
     ),
     (
         "container_memory_failcnt",
         "counter",
         "Number of memory usage hits limits.",
-        _plain(lambda s: s.memory.failures),
+        _memory(lambda m: m.failures),
     ),
     (
         "container_memory_max_usage_bytes",
         "gauge",
         "Maximum memory usage recorded in bytes.",
-        _plain(lambda s: s.memory.max_usage),
+        _memory(lambda m: m.max_usage),
     ),
     (
         "container_oom_events_total",
         "counter",
         "Count of out of memory events observed for the container.",
-        _plain(lambda s: s.memory.oom_kills),
+        _memory(lambda m: m.oom_kills),
     ),
     (
         "container_spec_memory_limit_bytes",
         "gauge",
         "Memory limit for the container.",
-        _plain(lambda s: s.memory.limit),
+        _memory(lambda m: m.limit),
     ),
     (
         "container_network_receive_bytes_total",

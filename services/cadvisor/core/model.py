@@ -50,6 +50,11 @@ class Memory:
     max_usage: int | None = None
 
 
+# Where no controller tells anything. Compared with `is`: one that was read may hold zeros, too.
+NO_CPU = Cpu()
+NO_MEMORY = Memory()
+
+
 @dataclass(frozen=True, slots=True)
 class Interface:
     """One network interface: bytes, packets, errors, dropped, in both directions."""

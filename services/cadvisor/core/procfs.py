@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.cadvisor.core.flatfile import number
+from services.cadvisor.core.flatfile import number, scaled
 from services.cadvisor.core.model import CgroupLayout, Interface
 
 
@@ -13,9 +13,10 @@ def interfaces(content: bytes) -> tuple[Interface, ...]:
     found = []
     for line in content.splitlines()[2:]:
         name, _, rest = line.partition(b":")
-        values = [number(word) for word in rest.split()]
-        if len(values) < 16 or name.strip() == b"lo":
+        words = rest.split()
+        if len(words) < 16 or name.strip() == b"lo":
             continue
+        values = [number(word) for word in words[:12]]
         found.append(
             Interface(
                 name=name.strip().decode(errors="replace"),
@@ -73,7 +74,7 @@ def memory_info(content: bytes) -> dict[str, int]:
         name, _, rest = line.partition(b":")
         words = rest.split()
         if words:
-            found[name.decode()] = number(words[0]) * (1024 if words[-1] == b"kB" else 1)
+            found[name.decode(errors="replace")] = scaled(number(words[0]), 1024 if words[-1] == b"kB" else 1)
     return found
 
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 
-from services.cadvisor.core.model import Cpu
+from services.cadvisor.core.model import NO_CPU, Cpu
 
 
-def with_rate(now: Cpu, now_at: datetime, before: Cpu | None, before_at: datetime | None) -> Cpu:
-    """Add the rate since the sample before; none after a reset, or without one."""
-    if before is None or before_at is None:
+def with_rate(now: Cpu, before: Cpu | None, seconds: float) -> Cpu:
+    """Add the rate since the sample `seconds` before; none after a reset, or without one."""
+    if before is None or seconds <= 0 or now is NO_CPU or before is NO_CPU:
         return now
-    seconds = (now_at - before_at).total_seconds()
     used = now.usage_ns - before.usage_ns
-    if seconds <= 0 or used < 0:
-        return now
-    return replace(now, nanocores=round(used / seconds))
+    return now if used < 0 else replace(now, nanocores=round(used / seconds))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from services.cadvisor.core.model import Identity, Snapshot, Stats
+from services.cadvisor.core.model import Identity, Interface, Snapshot, Stats
 from services.cadvisor.core.rates import with_rate
-from services.cadvisor.ports import Kernel, Metadata, Sample
+from services.cadvisor.loops.names import Names
+from services.cadvisor.ports import Kernel, Sample
 from services.common import failpoints
 from services.common.clock import Clock
 from services.common.errors import Code, TripodError
@@ -19,9 +20,9 @@ from services.common.logs import get_logger
 
 log = get_logger(__name__)
 PERIOD_SECONDS = 1.0
+NAMES_SECONDS = 0.25
 _DISCOVER = failpoints.step("cgroups.discover")
 _SAMPLE = failpoints.step("cgroups.sample")
-_NAMES = failpoints.step("names.ask")
 _PUBLISH = failpoints.step("snapshot.publish")
 READER_QUEUE = 16
 SANDBOX_NAME = "POD"
@@ -30,13 +31,11 @@ SANDBOX_NAME = "POD"
 class Sampler:
     """Takes snapshots and hands them out."""
 
-    def __init__(self, kernel: Kernel, metadata: Metadata, clock: Clock, *, history: int) -> None:
+    def __init__(self, kernel: Kernel, names: Names, clock: Clock, *, history: int) -> None:
         self._kernel = kernel
-        self._metadata = metadata
+        self._names = names
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampling")
-        self._identities: Mapping[str, Identity] = {}
-        self._metadata_error = "Names have not been asked for yet"
         self._readers: set[_Reader] = set()
         self.history: deque[Snapshot] = deque(maxlen=history)
 
@@ -56,10 +55,9 @@ class Sampler:
         loop = asyncio.get_running_loop()
         begin = self._clock.monotonic()
         sample = await loop.run_in_executor(self._thread, self._look)
-        if sample.containers.keys() - self._identities.keys():
-            async with _NAMES:
-                await self._ask_names()
-            await _NAMES.recorded()
+        if self._names.want(sample.containers.keys()):
+            # So that a new container is named in its first snapshot, if its name can be had.
+            await self._names.settled(NAMES_SECONDS)
         snapshot = self._snapshot(sample, round((self._clock.monotonic() - begin) * 1e9))
         async with _PUBLISH:
             self.history.append(snapshot)
@@ -77,38 +75,38 @@ class Sampler:
         _SAMPLE.recorded_in_thread()
         return sample
 
-    async def _ask_names(self) -> None:
-        try:
-            self._identities = await self._metadata.identities()
-            self._metadata_error = ""
-        except TripodError as error:
-            if not self._metadata_error:
-                log.warning("Lost the names of containers", reason=error.reason, error=error.message)
-            self._metadata_error = f"No names: {error.message}"
-
     def _snapshot(self, sample: Sample, duration_ns: int) -> Snapshot:
         now, before = self._clock.now(), self.latest()
+        seconds = (now - before.time).total_seconds() if before else 0.0
         previous = {stats.identity.id: stats for stats in before.containers} if before else {}
-        containers = []
-        for name, stats in sorted(sample.containers.items(), key=lambda item: item[1].identity.path):
-            old = previous.get(name)
-            rated = with_rate(stats.cpu, now, old.cpu if old else None, before.time if before else None)
-            apart = without_host_network(replace(stats, cpu=rated), sample.machine)
-            containers.append(self._named(apart))
+        shared = {interface.name for interface in sample.machine.interfaces}
+        made = [
+            self._complete(stats, previous.get(name), seconds, shared)
+            for name, stats in sample.containers.items()
+        ]
+        made.sort(key=lambda stats: stats.identity.path)
         machine = sample.machine
-        cpu = with_rate(
-            machine.cpu, now, before.machine.cpu if before else None, before.time if before else None
-        )
-        return Snapshot(now, replace(machine, cpu=cpu), tuple(containers), self._metadata_error, duration_ns)
+        cpu = with_rate(machine.cpu, before.machine.cpu if before else None, seconds)
+        return Snapshot(now, replace(machine, cpu=cpu), tuple(made), self._names.error, duration_ns)
 
-    def _named(self, stats: Stats) -> Stats:
-        """Add names. Only a sandbox owns its pod's network; its containers share it."""
-        found = self._identities.get(stats.identity.id)
+    def _complete(self, stats: Stats, before: Stats | None, seconds: float, shared: Set[str]) -> Stats:
+        """Add the rate and names; return the object before when nothing has changed, as history holds many.
+
+        Only a sandbox owns its pod's network; its containers share it.
+        """
+        identity = self._named(stats.identity, before.identity if before else None)
+        cpu = with_rate(stats.cpu, before.cpu if before else None, seconds)
+        own = identity.container in ("", SANDBOX_NAME) and not uses_host_network(stats.interfaces, shared)
+        interfaces = stats.interfaces if own else ()
+        made = Stats(identity, cpu, stats.memory, interfaces, stats.disks, stats.processes)
+        return before if before == made and before is not None else made
+
+    def _named(self, raw: Identity, before: Identity | None) -> Identity:
+        found = self._names.identities.get(raw.id)
         if found is None:
-            return stats
-        identity = replace(found, path=stats.identity.path, created=stats.identity.created)
-        interfaces = stats.interfaces if found.container == SANDBOX_NAME else ()
-        return replace(stats, identity=identity, interfaces=interfaces)
+            return raw
+        made = replace(found, path=raw.path, created=raw.created)
+        return before if before is not None and before == made else made
 
     async def watch(self) -> AsyncIterator[Snapshot]:
         """Yield the latest snapshot and every later one. Raises `WATCH_TOO_SLOW`."""
@@ -124,11 +122,9 @@ class Sampler:
             self._readers.discard(reader)
 
 
-def without_host_network(stats: Stats, machine: Stats) -> Stats:
-    """Leave the interfaces out of a container that uses the machine's own network: they are not its own."""
-    names = {interface.name for interface in stats.interfaces}
-    shared = bool(names) and names == {interface.name for interface in machine.interfaces}
-    return replace(stats, interfaces=()) if shared else stats
+def uses_host_network(interfaces: Sequence[Interface], shared: Set[str]) -> bool:
+    """Tell whether a container's interfaces are the machine's, which are not its own."""
+    return bool(interfaces) and {interface.name for interface in interfaces} == shared
 
 
 class _Reader:
