@@ -242,12 +242,17 @@ class Kubelet:
             try:
                 manifests = await self._runtime.manifests()
                 restored = await self._store.restore(manifests)
+                known = {pod.uid for pod in self._store.pods()}
+                if spared := manifests.keys() - known:
+                    self._housekeeper.spare(spared)
+                    log.warning("Left pods alone that nobody knows", pod_uids=sorted(spared))
+                else:
+                    await self._store.settle()
             except TripodError as error:
                 log.warning("Waiting to restore the pods", error=error.message)
                 await self._clock.sleep(1.0)
+                await self._store.maintain()
                 continue
-            known = {pod.uid for pod in self._store.pods()}
-            self._housekeeper.spare(manifests.keys() - known)
             for pod in restored:
                 what = f"Taken back from the runtime: the object store was lost ({self._store.lost})"
                 self._events.emit(pod, "Restored", what, warning=True)

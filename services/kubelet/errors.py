@@ -63,6 +63,8 @@ class StoreError(KubeletError):
             metadata={"path": path},
             retry_after_seconds=5.0,
         )
+        self.path = path
+        self.why = why
 
 
 class StoreFullError(KubeletError):
