@@ -200,7 +200,7 @@ async def test_a_lost_journal_is_noticed_by_the_copy(tmp_path: Path) -> None:
 @pytest.mark.fault("F19")
 @pytest.mark.asyncio
 async def test_a_rebuild_that_was_killed_begins_again(tmp_path: Path) -> None:
-    """An empty file that a dead rebuild left is not taken for the truth, nor one without the runtime's pods."""
+    """A file that a dead rebuild left is not taken for the truth before the runtime was asked."""
     path = tmp_path / "db"
     uids = await _prepared(path)
     await asyncio.to_thread(path.write_bytes, b"garbage" * 100)

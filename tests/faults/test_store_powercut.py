@@ -108,7 +108,7 @@ def test_a_power_cut_at_any_moment_keeps_what_was_acknowledged(tmp_path: Path) -
     begin = (source / "db").read_bytes()
     ops = record(source / "db", 4)
     ops = [Op("openat", "db"), Op("pwrite64", "db", begin), Op("fsync", "db"), *ops]
-    dice = random.Random(5)  # noqa: S311  # the same choices in every run
+    dice = random.Random(5)  # the same choices in every run
     said: list[int] = []
     for moment in range(3, len(ops) + 1):
         if ops[moment - 1].call == "said":
