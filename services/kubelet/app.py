@@ -32,7 +32,7 @@ from services.kubelet.adapters.cri_client import CriRuntime
 from services.kubelet.adapters.files import DiskFiles, resolver
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.config import KubeletConfig
-from services.kubelet.core import render
+from services.kubelet.core import render, volumes
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.audit import Audit, Holdings, audit
 from services.kubelet.core.node import NodeStatus, capacity
@@ -133,7 +133,7 @@ class Kubelet:
         self._housekeeper = Housekeeper(self._store, self._runtime, self._files, clock)
         directory = config.manifest_directory
         manifests = directory if directory != Path() else config.state_directory / "manifests"
-        self._manifests = ManifestDirectory(manifests, self._store, clock)
+        self._manifests = ManifestDirectory(manifests, self._store, clock, on_fault=self._tell_refusal)
         self._node = NodeWatcher(
             self._first_status(),
             self._runtime,
@@ -171,6 +171,11 @@ class Kubelet:
             free / max(1, self._machine.disk_bytes),
             machine.process_share(),
         )
+
+    def _tell_refusal(self, file: str, fault: str) -> None:
+        """Tell the pods of a manifest that what it says now is refused."""
+        for pod in self._store.pods_of(file):
+            self._events.emit(pod, "ManifestRefused", f"{file}: {fault}", warning=True)
 
     def _faults(self) -> list[str]:
         return [fault for fault in (self._watcher.fault(), self._store.fault()) if fault]
@@ -243,12 +248,17 @@ class Kubelet:
             try:
                 manifests = await self._runtime.manifests()
                 restored = await self._store.restore(manifests)
+                known = {pod.uid for pod in self._store.pods()}
+                if spared := manifests.keys() - known:
+                    self._housekeeper.spare(spared)
+                    log.warning("Left pods alone that nobody knows", pod_uids=sorted(spared))
+                else:
+                    await self._store.settle()
             except TripodError as error:
                 log.warning("Waiting to restore the pods", error=error.message)
                 await self._clock.sleep(1.0)
+                await self._store.maintain()
                 continue
-            known = {pod.uid for pod in self._store.pods()}
-            self._housekeeper.spare(manifests.keys() - known)
             for pod in restored:
                 what = f"Taken back from the runtime: the object store was lost ({self._store.lost})"
                 self._events.emit(pod, "Restored", what, warning=True)
@@ -279,6 +289,7 @@ class Kubelet:
             settled=self._workers.settled,
             explainer=self._explainer(),
             clock=self._clock,
+            log_root=volumes.log_root(self._config.state_directory),
         )
         node_servicer = NodeServicer(
             lambda: self._node.status, self._summary, self._audit, self._manifests.faults
@@ -370,6 +381,7 @@ class Kubelet:
             "kubelet_desired_pods": len(self._store.pods()),
             "kubelet_sync_passes_total": self._workers.sync_count,
             "kubelet_node_ready": float(self._node.ready()),
+            "kubelet_refused_manifests": len(self._manifests.faults()),
             "kubelet_store_writable": float(self._store.fault() is None),
             **process.gauges(),
         }

@@ -66,6 +66,8 @@ class StoreError(KubeletError):
             metadata={"path": path},
             retry_after_seconds=5.0,
         )
+        self.path = path
+        self.why = why
 
 
 class StoreFullError(KubeletError):
@@ -117,6 +119,18 @@ class ContainerNotStartedError(KubeletError):
             f"Container {container} of pod/{pod} {why}",
             code=Code.FAILED_PRECONDITION,
             reason="CONTAINER_NOT_STARTED",
+            metadata={"pod": pod, "container": container},
+        )
+
+
+class LogUnreadableError(KubeletError):
+    """A container's log file cannot be read, or is something that is not read."""
+
+    def __init__(self, pod: str, container: str, why: str) -> None:
+        super().__init__(
+            f"The log of container {container} of pod/{pod} is not read: the file {why}",
+            code=Code.FAILED_PRECONDITION,
+            reason="LOG_UNREADABLE",
             metadata={"pod": pod, "container": container},
         )
 

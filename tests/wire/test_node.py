@@ -180,6 +180,7 @@ async def running(folder: Path, runtime: FakeRuntime, kernel: MemoryKernel) -> A
         settled=workers.settled,
         explainer=explainer,
         clock=clock,
+        log_root=folder,
     )
     kubelet = build_server(
         [

@@ -29,9 +29,10 @@ from services.kubelet.core.allocate import Ranges, Taken, allocate
 from services.kubelet.core.manifest import Draft
 from services.kubelet.core.manifest_service import HEADLESS, ServiceDraft
 from services.kubelet.core.model import ObjectKey, Pod, PodSpec, PodUid, Service
-from services.kubelet.errors import ManifestError, ObjectTerminatingError, StoreError
+from services.kubelet.errors import ManifestError, ObjectTerminatingError, StoreError, StoreFullError
 from services.kubelet.objects.backup import Backup
-from services.kubelet.objects.database import Database, Row
+from services.kubelet.objects.database import Database
+from services.kubelet.objects.schema import Row
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -57,6 +58,11 @@ class Applied:
     value: StoredObject
     result: Result
 
+    @property
+    def changed(self) -> bool:
+        """Whether the object was not as the manifest says."""
+        return self.result is not Result.UNCHANGED
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -80,11 +86,15 @@ class ObjectStore:
     """Every object of the node. `open` first; belongs to one event loop."""
 
     def __init__(self, path: Path, ranges: Ranges, clock: Clock, *, run_id: str) -> None:
+        self._path = path
         self._database = Database(path)
         self._backup = Backup(path.with_name(f"{path.name}.backup.json"))
         self._backed_up = 0
         self._fault = ""
         self._full = False
+        self._settled = True
+        self._unread: tuple[Row, ...] = ()
+        self._restored: set[str] = set()
         self.lost = ""
         self._ranges = ranges
         self._clock = clock
@@ -105,33 +115,49 @@ class ObjectStore:
     async def open(self) -> None:
         """Read the file. Raises `StoreError` where the disk does not let us.
 
-        A file that cannot be trusted is set aside and its copy read instead; `lost`
-        then says why, and `restore` adds what the runtime knows beyond the copy.
+        A file that cannot be trusted, or that is older than its copy, is set aside and
+        the copy read instead. `lost` then says why; `restore` adds what the runtime knows
+        beyond the copy, and `settle` ends the rebuild. A kill in between begins it anew.
         """
-        stamp = self._clock.now().strftime("%Y%m%dT%H%M%SZ")
+        stamp = self._stamp()
         opened = await self._in_thread(lambda: self._database.open(stamp=stamp))
-        rows, self._revision, self.lost = list(opened.rows), opened.revision, opened.lost
-        entries = self._read(rows)
-        if opened.lost:
-            rows, self._revision = await self._in_thread(self._backup.read)
-            entries = self._read(rows)
-            if opened.aside or rows:
-                log.error(
-                    "Lost the object store", why=opened.lost, set_aside=opened.aside, from_backup=len(rows)
-                )
+        copied, copy_revision = await self._read_copy(stamp, needed=bool(opened.lost))
+        if copy_revision > opened.revision and not opened.lost:
+            why = f"it lost changes: its copy is of revision {copy_revision}, it of {opened.revision}"
+            opened = await self._in_thread(lambda: self._database.doubt(why, stamp=stamp))
+        self.lost, self._settled = opened.lost, not opened.lost
+        newer = copy_revision > opened.revision
+        rows, self._revision = (copied, copy_revision) if newer else (opened.rows, opened.revision)
+        if newer or opened.aside:
+            log.error(
+                "Lost the object store", why=opened.lost, set_aside=opened.aside, from_backup=len(copied)
+            )
             await self._in_thread(lambda: self._database.write(rows, [], self._revision))
-        for entry in sorted(entries, key=lambda e: e.value.revision):
+        for entry in sorted(self._read(rows), key=lambda e: e.value.revision):
             self._show(entry, "")
         await self.maintain()
 
+    async def _read_copy(self, stamp: str, *, needed: bool) -> tuple[Sequence[Row], int]:
+        try:
+            return await self._in_thread(lambda: self._backup.read(stamp=stamp))
+        except OSError as error:
+            if needed:
+                raise StoreError(f"{self._path}, nor its copy", str(error)) from error
+            log.warning("Could not read the copy of the object store", error=str(error))
+            return [], 0
+
+    def _stamp(self) -> str:
+        return self._clock.now().strftime("%Y%m%dT%H%M%SZ")
+
     def _read(self, rows: Sequence[Row]) -> list[Entry]:
-        """Read rows; one that cannot be read is told and left where it is."""
+        """Read rows; one that cannot be read is told, and kept as it is."""
         entries = []
         for row in rows:
             try:
                 entries.append(_entry(row))
             except (ValueError, KeyError) as error:
                 self.lost = self.lost or f"{row.kind.lower()}/{row.name} cannot be read"
+                self._unread = (*self._unread, row)
                 log.error("Could not read an object", kind=row.kind, name=row.name, error=str(error))
         return entries
 
@@ -149,32 +175,58 @@ class ObjectStore:
                 elif entry.value.key not in self._entries and self.pod(uid) is None:
                     entries.append(entry)
             await self._commit(_Change(tuple(entries), (), (), ()), "", _APPLY)
+            self._restored |= {entry.value.uid for entry in entries}
             return [e.value for e in entries if isinstance(e.value, Pod)]
+
+    async def settle(self) -> None:
+        """End a rebuild: from now on a pod that is not here is not wanted. Raises `StoreError`."""
+        async with self._lock:
+            if not self._settled:
+                self._settled = True
+                await self._guarded(self._database.settle)
 
     def fault(self) -> str | None:
         """Return why nothing new can be stored now; None when it can."""
         if self._fault:
-            return self._fault
+            return f"The object store cannot be used: {self._fault}"
         return "The disk of the object store is full" if self._full else None
 
     async def maintain(self) -> None:
         """Do what can wait: mend the file, keep the reserve, copy the rows. Raises nothing."""
         async with self._lock:
-            rows, revision = [_row(entry) for entry in self._entries.values()], self._revision
+            rows = [*self._unread, *(_row(entry) for entry in self._entries.values())]
             if self._fault:
-                try:
-                    await self._in_thread(lambda: self._database.reopen(rows, revision))
-                    log.info("Mended the object store", was=self._fault)
-                    self._fault = ""
-                except StoreError as error:
-                    self._fault = error.message
-            self._full = not await self._in_thread(self._database.keep_reserve)
-            if revision != self._backed_up:
-                try:
-                    await self._in_thread(lambda: self._backup.write(rows, revision))
-                    self._backed_up = revision
-                except OSError as error:
-                    log.warning("Could not copy the object store", error=str(error))
+                await self._mend(rows)
+            full = not await self._in_thread(self._has_room)
+            if full is not self._full:
+                log.warning("Changed whether the object store's disk is full", full=full)
+            self._full = full
+            if self._revision != self._backed_up:
+                await self._copy(rows)
+
+    async def _mend(self, rows: Sequence[Row]) -> None:
+        stamp, revision, settled = self._stamp(), self._revision, self._settled
+        try:
+            aside = await self._in_thread(
+                lambda: self._database.reopen(rows, revision, stamp=stamp, settled=settled)
+            )
+        except StoreError as error:
+            self._fault = error.why
+        else:
+            log.warning("Mended the object store", was=self._fault, set_aside=aside)
+            self._fault = ""
+
+    def _has_room(self) -> bool:
+        reserve = self._database.reserve
+        return reserve.keep() and reserve.room(prove=self._full)
+
+    async def _copy(self, rows: Sequence[Row]) -> None:
+        revision = self._revision
+        try:
+            await self._in_thread(lambda: self._backup.write(rows, revision))
+            self._backed_up = revision
+        except OSError as error:
+            log.warning("Could not copy the object store", error=str(error))
 
     async def run(self) -> None:
         """Maintain the file for ever."""
@@ -272,7 +324,8 @@ class ObjectStore:
         planned = dict(self._entries)
         for draft in drafts:
             present = self._entries.get(draft.key)
-            if present is not None and (owner := _owned_by_another(present, draft, origin)):
+            taken_back = present is not None and present.value.uid in self._restored
+            if present is not None and (owner := _owned_by_another(present, draft, origin, taken_back)):
                 faults.append(owner)
                 continue
             value, wrong = self._complete(draft, present, planned, origin)
@@ -409,6 +462,11 @@ class ObjectStore:
         entry = self._entries.get(key)
         return entry.origin if entry else ""
 
+    def pods_of(self, origin: str) -> list[Pod]:
+        """Return the pods that came from a file."""
+        found = [entry.value for entry in self._entries.values() if entry.origin == origin]
+        return [value for value in found if isinstance(value, Pod)]
+
     def origins(self) -> set[str]:
         """Return the files from which objects came."""
         return {entry.origin for entry in self._entries.values() if entry.origin}
@@ -451,19 +509,33 @@ class ObjectStore:
     async def _write(
         self, entries: Sequence[Entry], deletes: Sequence[ObjectKey], revision: int, *, freeing: bool
     ) -> None:
-        if self._fault:
-            raise StoreError("now", self._fault)
+        if self._full and not freeing:
+            # What the reserve gave back is for deletions.
+            raise StoreFullError(str(self._path))
         rows = [_row(entry) for entry in entries]
         keys = [(key.kind, key.namespace, key.name) for key in deletes]
+        await self._guarded(lambda: self._database.write(rows, keys, revision, freeing=freeing))
+
+    async def _guarded(self, act: Callable[[], None]) -> None:
+        """Write, and note what the file says of itself then."""
+        if self._fault:
+            raise StoreError(str(self._path), self._fault)
         try:
-            await self._in_thread(lambda: self._database.write(rows, keys, revision, freeing=freeing))
+            await self._in_thread(act)
+        except StoreFullError:
+            self._full = True
+            raise
         except StoreError as error:
-            self._fault = error.message
+            self._fault = error.why
             log.error("Lost the object store's file; running pods go on", error=error.message)
             raise
 
     def _show(self, entry: Entry, traceparent: str) -> None:
-        self._entries[entry.value.key] = entry
+        key = entry.value.key
+        self._entries[key] = entry
+        self._unread = tuple(
+            row for row in self._unread if ObjectKey(row.kind, row.namespace, row.name) != key
+        )
         if isinstance(entry.value, Pod):
             self.pod_hub.upsert(entry.value.uid, entry.value, traceparent)
         else:
@@ -477,8 +549,9 @@ class ObjectStore:
             self._new.discard(PodUid(entry.value.uid))
 
 
-def _owned_by_another(present: Entry, draft: Draft, origin: str) -> FieldViolation | None:
-    if present.origin == origin:
+def _owned_by_another(present: Entry, draft: Draft, origin: str, taken_back: bool) -> FieldViolation | None:
+    """Whoever has an object keeps it. One that a lost store took back may be claimed by its file."""
+    if present.origin == origin or (taken_back and not present.origin):
         return None
     if present.origin:
         what = f"belongs to the manifest {present.origin}; change it there"

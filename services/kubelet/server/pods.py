@@ -23,6 +23,7 @@ from services.kubelet.core.status import PodStatus
 from services.kubelet.errors import (
     ContainerNotStartedError,
     ContainerUnknownError,
+    LogUnreadableError,
     PodNotFoundError,
     request_invalid,
 )
@@ -59,6 +60,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
         settled: asyncio.Event,
         explainer: Explainer,
         clock: Clock,
+        log_root: Path,
     ) -> None:
         self._source = source
         self._runtime = runtime
@@ -68,6 +70,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
         self._settled = settled
         self._explainer = explainer
         self._clock = clock
+        self._log_root = log_root
 
     async def ListPods(self, request: pb.ListPodsRequest, context: Any) -> pb.ListPodsResponse:
         """List statuses, once a restart has found all pods again."""
@@ -171,6 +174,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
 
         try:
             async for entry in log_reader.read(
+                self._log_root,
                 Path(chosen.log_path),
                 tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
                 since=since,
@@ -179,6 +183,8 @@ class PodServicer(pb_grpc.PodServiceServicer):
                 yield log_message(entry)
         except FileNotFoundError as error:
             raise ContainerNotStartedError(pod.name, name, "has written nothing yet") from error
+        except OSError as error:
+            raise LogUnreadableError(pod.name, name, error.strerror or str(error)) from error
 
     async def Exec(
         self, requests: AsyncIterator[pb.ExecRequest], context: Any
