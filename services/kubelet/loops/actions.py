@@ -33,6 +33,8 @@ _STOP = failpoints.step("pod.container.stop")
 _REMOVE = failpoints.step("pod.container.remove")
 _FILES = failpoints.step("pod.files.remove")
 _LOGS = failpoints.step("pod.logs.remove")
+# Starts that run at a time; in their order, so that the first pod of many is not the last to be ready.
+_STARTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Actor:
         self._files = files
         self._events = events
         self._facts = facts
+        self._starts = asyncio.Semaphore(_STARTS)
 
     async def apply(self, pod: Pod, observed: ObservedPod, actions: Sequence[Action]) -> Outcome:
         """Carry a plan out in order. A container that fails is skipped; a sandbox that fails raises."""
@@ -82,14 +85,16 @@ class Actor:
                     continue
                 case plan.CreateSandbox():
                     outcome.acted = True
-                    sandbox_id = await self._create_sandbox(pod, action)
+                    async with self._starts:
+                        sandbox_id = await self._create_sandbox(pod, action)
                 case plan.PullImage():
                     await self._guarded(pod, action.container, outcome, self._pull(pod, action))
                 case plan.StartContainer():
                     if action.container not in outcome.failures and sandbox_id is not None:
                         outcome.acted = True
                         starting = self._start(pod, sandbox_id, action)
-                        await self._guarded(pod, action.container, outcome, starting)
+                        async with self._starts:
+                            await self._guarded(pod, action.container, outcome, starting)
                 case plan.RemoveContainer():
                     outcome.acted = True
                     async with _REMOVE:
