@@ -47,6 +47,9 @@ class Limits:
     concurrent_rpcs: int = 200
     message_bytes: int = 16 << 20
     default_deadline_seconds: float = 30.0
+    # How long a reader may leave one message unread: of a watch, and of a log or a command's output.
+    stalled_watch_seconds: float = 60.0
+    stalled_stream_seconds: float = 4 * 3600.0
 
 
 def build_server(
@@ -66,7 +69,14 @@ def build_server(
     """
     limits = limits or Limits()
     calls = Calls()
-    rules = CallRules(changing_methods, token, limits.default_deadline_seconds, tracer)
+    rules = CallRules(
+        changing_methods,
+        token,
+        limits.default_deadline_seconds,
+        limits.stalled_watch_seconds,
+        limits.stalled_stream_seconds,
+        tracer,
+    )
     server = grpc.aio.server(
         interceptors=[ServerInterceptor(rules, calls)],
         options=_options(limits),
