@@ -119,7 +119,8 @@ def resident_bytes(pid: int) -> int:
 
 async def _victim(node: FaultyNode, stop: asyncio.Event) -> list[float]:
     """List pods again and again; return how long each took."""
-    loop, took = asyncio.get_running_loop(), []
+    loop = asyncio.get_running_loop()
+    took: list[float] = []
     stub = pb_grpc.PodServiceStub(node.world.channel)
     while not stop.is_set() or not took:
         begin = loop.time()
