@@ -20,6 +20,9 @@ from services.common.telemetry import Attributes
 
 Metadata = Sequence[tuple[str, str]]
 MESSAGE_LIMIT_BYTES = 16 << 20
+# A peer that vanished without a word is noticed within the sum; grpcio allows no shorter time than 10 s.
+KEEPALIVE_SECONDS = 10
+KEEPALIVE_TIMEOUT_SECONDS = 5
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
@@ -27,8 +30,8 @@ def open_channel(address: str) -> grpc.aio.Channel:
     options = [
         ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,9 @@ _SERVER_FAULTS = {
     Code.UNAVAILABLE,
     Code.DATA_LOSS,
 }
+STALLED = "STREAM_STALLED"
+# A status that waits behind what a stalled reader has not read is not waited for.
+_ABORT_SECONDS = 1.0
 Handler = Any
 
 
@@ -45,7 +48,17 @@ class CallRules:
     changing_methods: frozenset[str]
     token: Callable[[], str] | None
     default_deadline_seconds: float
+    stalled_watch_seconds: float
+    stalled_stream_seconds: float
     tracer: trace.Tracer | None = None
+
+    def stall_seconds(self, method: str) -> float:
+        """Return how long one message of a stream may wait for its reader.
+
+        A watch can be taken up again where it was; what a command writes is held back for long instead.
+        """
+        watches = method.rsplit("/", 1)[-1].startswith("Watch")
+        return self.stalled_watch_seconds if watches else self.stalled_stream_seconds
 
 
 class Calls:
@@ -139,7 +152,7 @@ class _Call:
         return handle
 
     def stream(self, behaviour: Any) -> Any:
-        async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def handle(request: Any, context: Any) -> None:
             with self._calls.running(), telemetry.served_by(self._rules.tracer), self._span() as span:
                 story = _Story(self._method, context, span, quiet=self._quiet)
                 answers = behaviour(request, context)
@@ -149,7 +162,7 @@ class _Call:
                     self._check_token(context)
                     async for answer in answers:
                         story.message_count += 1
-                        yield answer
+                        await self._write(answer, context)
                 except BaseException as error:
                     await answers.aclose()
                     await self._fail(error, context, story)
@@ -157,6 +170,20 @@ class _Call:
                 story.end(Code.OK)
 
         return handle
+
+    async def _write(self, answer: Any, context: Any) -> None:
+        """Hand a message to the transport. Raises `STREAM_STALLED` when its reader takes nothing for long."""
+        limit = self._rules.stall_seconds(self._method)
+        try:
+            async with asyncio.timeout(limit):
+                await context.write(answer)
+        except TimeoutError as error:
+            raise TripodError(
+                f"The reader took nothing for {limit:g} s",
+                code=Code.ABORTED,
+                reason=STALLED,
+                metadata={"limit_seconds": f"{limit:g}"},
+            ) from error
 
     def _deadline(self, context: Any) -> float | None:
         return None if context.time_remaining() is not None else self._rules.default_deadline_seconds
@@ -196,9 +223,12 @@ class _Call:
         known = self._known(error, story)
         story.end(known.code, known)
         status = rpcstatus.encode(known, self._domain)
-        await context.abort(
-            rpcstatus.grpc_code(known.code), known.message, ((rpcstatus.DETAILS_KEY, status),)
-        )
+        details = ((rpcstatus.DETAILS_KEY, status),)
+        try:
+            async with asyncio.timeout(_ABORT_SECONDS if known.reason == STALLED else None):
+                await context.abort(rpcstatus.grpc_code(known.code), known.message, details)
+        except TimeoutError:
+            raise asyncio.CancelledError from error
 
     def _known(self, error: BaseException, story: _Story) -> TripodError:
         if isinstance(error, TripodError):
@@ -254,7 +284,7 @@ class _Story:
             fields |= {"reason": error.reason, "error": error.message}
         if self.fault is not None:
             log.error("Served a call with a bug", exc_info=self.fault, **fields)
-        elif code in _SERVER_FAULTS:
+        elif code in _SERVER_FAULTS or (error is not None and error.reason == STALLED):
             log.warning("Served a call", **fields)
         else:
             log.debug("Served a call", **fields)

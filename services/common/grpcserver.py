@@ -14,9 +14,10 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from opentelemetry import trace
 
-from services.common.errors import Code, TripodError
+from services.common.grpcclient import KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS
 from services.common.grpcinterceptor import CallRules, Calls, ServerInterceptor
 from services.common.logs import get_logger
+from services.common.owners import address_in_use
 from services.common.security import give_to_group
 from services.common.unixsocket import SocketClaim
 
@@ -47,6 +48,9 @@ class Limits:
     concurrent_rpcs: int = 200
     message_bytes: int = 16 << 20
     default_deadline_seconds: float = 30.0
+    # How long a reader may leave one message unread: of a watch, and of a log or a command's output.
+    stalled_watch_seconds: float = 60.0
+    stalled_stream_seconds: float = 4 * 3600.0
 
 
 def build_server(
@@ -66,7 +70,14 @@ def build_server(
     """
     limits = limits or Limits()
     calls = Calls()
-    rules = CallRules(changing_methods, token, limits.default_deadline_seconds, tracer)
+    rules = CallRules(
+        changing_methods,
+        token,
+        limits.default_deadline_seconds,
+        limits.stalled_watch_seconds,
+        limits.stalled_stream_seconds,
+        tracer,
+    )
     server = grpc.aio.server(
         interceptors=[ServerInterceptor(rules, calls)],
         options=_options(limits),
@@ -89,9 +100,9 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", limits.concurrent_streams),
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
@@ -155,9 +166,9 @@ class GrpcServer:
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise _in_use(address) from error
+            raise address_in_use(address) from error
         if port == 0:
-            raise _in_use(address)
+            raise address_in_use(address)
         return port
 
     async def set_serving(self, serving: bool) -> None:
@@ -186,15 +197,6 @@ class GrpcServer:
         for claim in self._claims:
             claim.release()
         self._claims.clear()
-
-
-def _in_use(address: str) -> TripodError:
-    return TripodError(
-        f"Cannot listen on {address}: is it in use by another process?",
-        code=Code.FAILED_PRECONDITION,
-        reason="ADDRESS_IN_USE",
-        metadata={"address": address},
-    )
 
 
 async def serve_until(server: GrpcServer, stop: asyncio.Event, *, grace_seconds: float = 5.0) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from services.common.errors import Code, TripodError
 from services.common.logs import get_logger
+from services.common.owners import address_in_use
 
 log = get_logger(__name__)
 
@@ -54,12 +54,7 @@ class HttpServer:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            raise TripodError(
-                f"Cannot listen on {self._host}:{self.port}: {error.strerror}",
-                code=Code.FAILED_PRECONDITION,
-                reason="ADDRESS_IN_USE",
-                metadata={"address": f"{self._host}:{self.port}"},
-            ) from error
+            raise address_in_use(f"{self._host}:{self.port}") from error
         self.port = self._runner.addresses[0][1]
         log.info("Started HTTP server", address=f"{self._host}:{self.port}")
 

@@ -8,6 +8,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.common import telemetry
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -36,6 +38,7 @@ def gauges() -> dict[str, float]:
         "process_threads": found.threads,
         "process_resident_memory_bytes": found.resident_bytes,
         "tripod_asyncio_tasks": found.tasks,
+        "tripod_spans_dropped_total": telemetry.dropped_spans(),
     }
 
 
@@ -44,4 +47,5 @@ HELP = {
     "process_threads": "Threads.",
     "process_resident_memory_bytes": "Memory in RAM, in bytes.",
     "tripod_asyncio_tasks": "Tasks of the event loop.",
+    "tripod_spans_dropped_total": "Spans that the collector never got, since the start.",
 }

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -27,6 +28,11 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from services.common.logs import get_logger
+
+if TYPE_CHECKING:
+    from services.common.spanexport import CountedExport
+
 AttributeValue = str | int | float | bool
 Attributes = Mapping[str, AttributeValue]
 VERSION = "0.1.0"
@@ -34,6 +40,8 @@ VERSION = "0.1.0"
 _propagator = TraceContextTextMapPropagator()
 _chosen_trace_id: ContextVar[int | None] = ContextVar("chosen_trace_id", default=None)
 _tracer = trace.get_tracer("tripod")
+_export: CountedExport | None = None
+log = get_logger(__name__)
 # A part of the process that shows as a service of its own sets this for what it serves.
 _part_tracer: ContextVar[trace.Tracer | None] = ContextVar("part_tracer", default=None)
 
@@ -88,11 +96,18 @@ class _ChosenIds(IdGenerator):
 class Telemetry:
     """The tracing of one process. Made once by `setup`; ended by `shutdown`."""
 
-    def __init__(self, provider: TracerProvider, processors: Sequence[SpanProcessor], ring: SpanRing) -> None:
+    def __init__(
+        self,
+        provider: TracerProvider,
+        processors: Sequence[SpanProcessor],
+        ring: SpanRing,
+        export: CountedExport | None,
+    ) -> None:
         self.ring = ring
-        self.exporting = len(processors) > 1
+        self.exporting = export is not None
         self._provider = provider
         self._processors = processors
+        self._export = export
 
     def part(self, service_name: str, *, node_name: str = "") -> trace.Tracer:
         """Return a tracer for a part of this process that shows as a service of its own."""
@@ -106,6 +121,8 @@ class Telemetry:
         worker = threading.Thread(target=self._provider.shutdown, name="telemetry-shutdown", daemon=True)
         worker.start()
         worker.join(timeout_seconds)
+        if self._export is not None and (lost := self._export.dropped_count + self._export.waiting_count):
+            log.warning("Dropped spans that the collector did not take", span_count=lost)
 
 
 def setup(service_name: str, *, ring_capacity: int = 20_000, node_name: str = "") -> Telemetry:
@@ -113,15 +130,16 @@ def setup(service_name: str, *, ring_capacity: int = 20_000, node_name: str = ""
 
     `service_name` is `tripod-kubelet` and the like; `OTEL_SERVICE_NAME` overrides it.
     """
-    global _tracer
+    global _tracer, _export
     name = os.environ.get("OTEL_SERVICE_NAME") or service_name
     ring = SpanRing(ring_capacity)
     provider = TracerProvider(id_generator=_ChosenIds(), resource=_resource(name, node_name))
-    processors: list[SpanProcessor] = [ring, *([_exporter()] if _export_wanted() else [])]
+    _export = _exporter() if _export_wanted() else None
+    processors: list[SpanProcessor] = [ring, *([_export] if _export else [])]
     for processor in processors:
         provider.add_span_processor(processor)
     _tracer = provider.get_tracer("tripod", VERSION)
-    return Telemetry(provider, processors, ring)
+    return Telemetry(provider, processors, ring, _export)
 
 
 def _resource(name: str, node_name: str) -> Resource:
@@ -148,14 +166,20 @@ def _export_wanted() -> bool:
     return bool(endpoint)
 
 
-def _exporter() -> SpanProcessor:
+def dropped_spans() -> int:
+    """Return how many spans of this process the collector never got."""
+    return _export.dropped_count if _export else 0
+
+
+def _exporter() -> CountedExport:
     # Imported here: it costs 35 MB and half a second.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from services.common.spanexport import CountedExport
 
     timeout = float(os.environ.get("OTEL_EXPORTER_OTLP_TIMEOUT") or 2)
     delay = float(os.environ.get("OTEL_BSP_SCHEDULE_DELAY") or 1000)
-    return BatchSpanProcessor(OTLPSpanExporter(timeout=timeout), schedule_delay_millis=delay)
+    return CountedExport(OTLPSpanExporter(timeout=timeout), delay_milliseconds=delay)
 
 
 @contextmanager

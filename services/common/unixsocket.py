@@ -6,11 +6,11 @@ beside the socket, held for the life of the process, prevents that.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 from services.common.errors import Code, TripodError
+from services.common.owners import LockTakenError, take_lock
 
 # Longest path that fits in sockaddr_un with its final zero (unix(7)).
 _PATH_LIMIT_BYTES = 107
@@ -25,17 +25,15 @@ class SocketClaim:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises `SOCKET_IN_USE` when another process holds it, `SOCKET_PATH_TOO_LONG`."""
+        """Take the lock. Raises `SOCKET_IN_USE` with its owner's process id, `SOCKET_PATH_TOO_LONG`."""
         if len(os.fsencode(self.path)) > _PATH_LIMIT_BYTES:
             raise self._error("SOCKET_PATH_TOO_LONG", f"is longer than {_PATH_LIMIT_BYTES} bytes")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise self._error("SOCKET_IN_USE", "is served by another process") from error
-        self._descriptor = descriptor
+            self._descriptor = take_lock(self._lock)
+        except LockTakenError as error:
+            why = f"is served by another process: {error.owner}"
+            raise self._error("SOCKET_IN_USE", why, pid=error.owner) from error
 
     def release(self) -> None:
         """Remove the socket and let the lock go. Safe to call twice."""
@@ -45,10 +43,10 @@ class SocketClaim:
         os.close(self._descriptor)
         self._descriptor = None
 
-    def _error(self, reason: str, why: str) -> TripodError:
+    def _error(self, reason: str, why: str, **metadata: str) -> TripodError:
         return TripodError(
             f"Unix socket {self.path} {why}",
             code=Code.FAILED_PRECONDITION,
             reason=reason,
-            metadata={"path": str(self.path)},
+            metadata={"path": str(self.path), **metadata},
         )

@@ -75,29 +75,32 @@ class WorkQueue:
         return None if timer is None else max(0.0, timer.when() - asyncio.get_running_loop().time())
 
     async def run(self, handler: Callable[[str], Awaitable[None]], *, workers: int) -> None:
-        """Handle keys with `workers` at a time until cancelled."""
+        """Handle keys, `workers` of them at a time, until cancelled. No task waits for want of work."""
+        free = asyncio.Semaphore(workers)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(workers):
-                    group.create_task(self._work(handler))
+                while True:
+                    await free.acquire()
+                    await self._wake.acquire()
+                    group.create_task(self._work(self._ready.popleft(), handler, free))
         finally:
             for timer in self._timers.values():
                 timer.cancel()
             self._timers.clear()
 
-    async def _work(self, handler: Callable[[str], Awaitable[None]]) -> None:
-        while True:
-            await self._wake.acquire()
-            key = self._ready.popleft()
-            self._running.add(key)
-            self._waited[key] = self._clock.monotonic() - self._since.pop(key)
-            try:
-                await handler(key)
-                self._failures.pop(key, None)
-            except Exception as error:
-                self._retry(key, error)
-            finally:
-                self._finish(key)
+    async def _work(
+        self, key: str, handler: Callable[[str], Awaitable[None]], free: asyncio.Semaphore
+    ) -> None:
+        self._running.add(key)
+        self._waited[key] = self._clock.monotonic() - self._since.pop(key)
+        try:
+            await handler(key)
+            self._failures.pop(key, None)
+        except Exception as error:
+            self._retry(key, error)
+        finally:
+            self._finish(key)
+            free.release()
 
     def _retry(self, key: str, error: Exception) -> None:
         count = self._failures.get(key, 0) + 1

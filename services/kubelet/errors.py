@@ -84,6 +84,18 @@ class StoreFullError(KubeletError):
         )
 
 
+class RuntimeListIncompleteError(KubeletError):
+    """The runtime left something out of a list that it has all the same."""
+
+    def __init__(self, missing_id: str) -> None:
+        super().__init__(
+            f"The runtime's list lacks {missing_id}, which the runtime has; nothing is done on such a list",
+            code=Code.UNAVAILABLE,
+            reason="RUNTIME_LIST_INCOMPLETE",
+            metadata={"id": missing_id},
+        )
+
+
 class PodNotFoundError(KubeletError):
     """There is no such pod on this node. `refused` are manifests that may hold it, with their faults."""
 

@@ -115,3 +115,25 @@ async def test_the_next_time_of_a_key_can_be_asked_for() -> None:
     assert later is not None
     assert 0 < later <= 60
     assert never is None
+
+
+async def test_a_key_that_takes_long_keeps_no_other_waiting() -> None:
+    """As long as fewer keys than workers take long."""
+    queue, done, release = WorkQueue(SystemClock()), asyncio.Event(), asyncio.Event()
+    most, running = 0, 0
+
+    async def handler(key: str) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        if key.startswith("slow"):
+            await release.wait()
+        elif key == "last":
+            done.set()
+        running -= 1
+
+    for key in ("slow1", "slow2", "slow3", "a", "b", "c", "last"):
+        queue.add(key)
+    await handled(queue, handler, done)
+
+    assert most == 4

@@ -82,6 +82,11 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
                 self._end(container, exit_code)
                 self._tell(self.containers[container.id][1], pb.CONTAINER_STOPPED_EVENT)
 
+    def stir(self) -> None:
+        """Tell of every sandbox again, so that whoever follows the events looks at it."""
+        for key in list(self.sandboxes):
+            self._tell(key, pb.CONTAINER_STARTED_EVENT)
+
     def _end(self, container: pb.ContainerStatus, exit_code: int) -> None:
         container.state, container.exit_code = pb.CONTAINER_EXITED, exit_code
         container.finished_at = time.time_ns()  # The CRI counts from the epoch.

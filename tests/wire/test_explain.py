@@ -15,9 +15,10 @@ from cli.errors import Exit
 from services.common.errors import Code, RemoteError
 from services.common.grpcclient import call
 from services.kubelet.core.model import PodUid
+from tests.fakes.kernel import MemoryKernel
 from tests.fakes.runtime import FakeRuntime
 from tests.lab.command import tripod
-from tests.wire.test_node import FakeKernel, Node, a_pod, running
+from tests.wire.test_node import Node, a_pod, running
 
 pytestmark = pytest.mark.asyncio
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.asyncio
 @pytest_asyncio.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     """Run a node."""
-    async with running(tmp_path, FakeRuntime(present=["app:1"]), FakeKernel()) as made:
+    async with running(tmp_path, FakeRuntime(present=["app:1"]), MemoryKernel()) as made:
         yield made
 
 

@@ -13,10 +13,12 @@ import grpc
 from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
+from services.common.errors import Code, RemoteError
 from services.common.grpcclient import call, stream
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
+from services.kubelet.errors import RuntimeListIncompleteError
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 POD_UID_LABEL = "io.kubernetes.pod.uid"
@@ -39,9 +41,15 @@ class CriRuntime:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._runtime = pb_grpc.RuntimeServiceStub(channel)
         self._images = pb_grpc.ImageServiceStub(channel)
+        # Ids of sandboxes and of containers at the last look, of pods that had any.
+        self._known: dict[PodUid, tuple[frozenset[str], frozenset[str]]] = {}
 
     async def observe(self, uid: PodUid) -> ObservedPod:
-        """Return all of a pod that is there: what is independent is asked for at once."""
+        """Return all of a pod that is there: what is independent is asked for at once.
+
+        What was there before is gone when the runtime says so of the thing itself: an
+        absence from a list alone makes nothing start again. Raises `RuntimeListIncompleteError`.
+        """
         selector = {POD_UID_LABEL: uid}
         wanted_sandboxes = pb.ListPodSandboxRequest(filter=pb.PodSandboxFilter(label_selector=selector))
         wanted = pb.ListContainersRequest(filter=pb.ContainerFilter(label_selector=selector))
@@ -49,12 +57,41 @@ class CriRuntime:
             self._call(self._runtime.ListPodSandbox, wanted_sandboxes),
             self._call(self._runtime.ListContainers, wanted),
         )
+        await self._confirm(uid, {item.id for item in boxes.items}, containers.containers)
         looks = (
             asyncio.gather(*(self.sandbox(SandboxId(item.id)) for item in boxes.items)),
             asyncio.gather(*(self._container(item) for item in containers.containers)),
         )
         seen_boxes, seen = await asyncio.gather(*looks)
         return ObservedPod(uid, sandboxes=_newest(seen_boxes), containers=_newest_containers(seen))
+
+    async def _confirm(self, uid: PodUid, sandboxes: set[str], containers: Sequence[pb.Container]) -> None:
+        """Ask of each thing that is missing now whether it is gone; remember those that are there."""
+        before_sandboxes, before_containers = self._known.get(uid, (frozenset(), frozenset()))
+        listed = frozenset(item.id for item in containers)
+        owners = {item.pod_sandbox_id for item in containers}
+        for missing in (before_sandboxes | owners) - sandboxes:
+            request = pb.PodSandboxStatusRequest(pod_sandbox_id=missing)
+            if await self._exists(self._runtime.PodSandboxStatus, request):
+                raise RuntimeListIncompleteError(missing)
+        for missing in before_containers - listed:
+            if await self._exists(
+                self._runtime.ContainerStatus, pb.ContainerStatusRequest(container_id=missing)
+            ):
+                raise RuntimeListIncompleteError(missing)
+        if sandboxes or listed:
+            self._known[uid] = (frozenset(sandboxes), listed)
+        else:
+            self._known.pop(uid, None)
+
+    async def _exists(self, method: Any, request: Any) -> bool:
+        try:
+            await self._call(method, request)
+        except RemoteError as error:
+            if error.code is Code.NOT_FOUND:
+                return False
+            raise
+        return True
 
     async def _call(self, method: Any, request: Any, *, seconds: float = _DEADLINE_SECONDS) -> Any:
         return await call(method, request, deadline_seconds=seconds)

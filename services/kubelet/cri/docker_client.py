@@ -32,6 +32,8 @@ from services.kubelet.cri.errors import (
 T = TypeVar("T")
 Json = dict[str, Any]
 _WORKERS = 12
+# Stops wait for a grace; they must not keep other calls waiting.
+_STOP_WORKERS = 64
 
 
 class DockerClient:
@@ -42,12 +44,14 @@ class DockerClient:
         self._deadline = deadline_seconds
         self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="docker")
         self._pulls = ThreadPoolExecutor(max_workers=4, thread_name_prefix="docker-pull")
+        self._stops = ThreadPoolExecutor(max_workers=_STOP_WORKERS, thread_name_prefix="docker-stop")
         self._local = threading.local()
 
     def close(self) -> None:
         """End the threads; calls that run are given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pulls.shutdown(wait=False, cancel_futures=True)
+        self._stops.shutdown(wait=False, cancel_futures=True)
 
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
@@ -109,6 +113,7 @@ class DockerClient:
             "containers.stop",
             lambda c: c.stop(container_id, timeout=grace_seconds),
             deadline=grace_seconds + self._deadline,
+            pool=self._stops,
         )
 
     async def kill(self, container_id: str) -> None:

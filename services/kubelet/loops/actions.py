@@ -33,6 +33,8 @@ _STOP = failpoints.step("pod.container.stop")
 _REMOVE = failpoints.step("pod.container.remove")
 _FILES = failpoints.step("pod.files.remove")
 _LOGS = failpoints.step("pod.logs.remove")
+# Starts that run at a time; in their order, so that the first pod of many is not the last to be ready.
+_STARTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Actor:
         self._files = files
         self._events = events
         self._facts = facts
+        self._starts = asyncio.Semaphore(_STARTS)
 
     async def apply(
         self, pod: Pod, observed: ObservedPod, actions: Sequence[Action], begun: Callable[[Action], None]
@@ -95,7 +98,8 @@ class Actor:
                     continue
                 case plan.CreateSandbox():
                     outcome.acted = True
-                    sandbox, images = await self._make_sandbox(pod, action, actions)
+                    async with self._starts:
+                        sandbox, images = await self._make_sandbox(pod, action, actions)
                     outcome.observed = outcome.observed and outcome.observed.with_sandbox(sandbox)
                 case plan.PullImage():
                     await self._guarded(pod, action.container, outcome, self._pull(pod, action, images))
@@ -103,7 +107,8 @@ class Actor:
                     if action.container not in outcome.failures and sandbox is not None:
                         outcome.acted = True
                         starting = self._start(pod, sandbox, action, outcome)
-                        await self._guarded(pod, action.container, outcome, starting)
+                        async with self._starts:
+                            await self._guarded(pod, action.container, outcome, starting)
                 case _:
                     outcome.acted, outcome.observed = True, None
                     await self._undo(pod, action, outcome)

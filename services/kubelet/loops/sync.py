@@ -35,7 +35,8 @@ from services.kubelet.ports import EventSink, PodSource, Runtime
 
 log = get_logger(__name__)
 _PUBLISH = failpoints.step("pod.status.publish")
-WORKERS = 10
+# More than a node has pods: a pod that waits, for a pull or its grace, keeps no other from being looked at.
+WORKERS = 256
 _RELIST_SECONDS = 60.0
 # How long an adopted pod is not told of while its first probe is out.
 _ADOPT_SECONDS = 8.0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from services.common.errors import Code
+from services.common.owners import LockTakenError, take_lock
 from services.kubelet.errors import KubeletError
 
 
@@ -22,7 +21,7 @@ class StateClaim:
         """Take the lock. Raises `STATE_IN_USE` with the owner's process id, `STATE_UNUSABLE`."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._descriptor = take_lock(self._path)
         except OSError as error:
             raise KubeletError(
                 f"Cannot use the state directory {self._path.parent}: {error.strerror}",
@@ -30,23 +29,14 @@ class StateClaim:
                 reason="STATE_UNUSABLE",
                 metadata={"path": str(self._path.parent)},
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
+        except LockTakenError as error:
             raise KubeletError(
-                f"Another kubelet uses the state directory {self._path.parent}: process {owner}. "
+                f"Another kubelet uses the state directory {self._path.parent}: process {error.owner}. "
                 "Stop it, or set another state_directory",
                 code=Code.FAILED_PRECONDITION,
                 reason="STATE_IN_USE",
-                metadata={"path": str(self._path.parent), "pid": owner},
+                metadata={"path": str(self._path.parent), "pid": error.owner},
             ) from error
-        self._descriptor = descriptor
-        with suppress(OSError):
-            # The lock is what counts; a full disk may have no room for the owner's name.
-            os.pwrite(descriptor, f"{os.getpid():<10}\n".encode(), 0)
-            os.ftruncate(descriptor, 11)
 
     def release(self) -> None:
         """Let the lock go. May be repeated."""

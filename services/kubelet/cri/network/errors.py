@@ -50,13 +50,13 @@ def name_taken(name: str) -> NetworkError:
     )
 
 
-def in_use(directory: str) -> NetworkError:
+def in_use(directory: str, owner: str) -> NetworkError:
     """Another process runs a pod network on the same state directory."""
     return NetworkError(
-        f"Another process holds the pod network's state in {directory}",
+        f"Another process holds the pod network's state in {directory}: {owner}",
         code=Code.FAILED_PRECONDITION,
         reason="NETWORK_STATE_IN_USE",
-        metadata={"directory": directory},
+        metadata={"directory": directory, "pid": owner},
     )
 
 

@@ -7,7 +7,6 @@ lease. Each may stop anywhere and be called again; what nobody calls for again i
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Final
 
 from services.common import failpoints
 from services.common.logs import get_logger
+from services.common.owners import LockTakenError, take_lock
 from services.kubelet.cri.network import errors, ipam, links
 from services.kubelet.cri.network.config import BridgeConfig
 from services.kubelet.cri.network.leases import LeaseFile, replace_file
@@ -218,13 +218,10 @@ class Wiring:
     def _take_lock(self) -> None:
         if self._lock is not None:
             return
-        lock = os.open(self._config.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            os.close(lock)
-            raise errors.in_use(str(self._config.directory)) from err
-        self._lock = lock
+            self._lock = take_lock(self._config.directory / "lock")
+        except LockTakenError as err:
+            raise errors.in_use(str(self._config.directory), err.owner) from err
 
 
 @contextmanager
