@@ -252,9 +252,8 @@ async def test_the_command_ends_with_one_when_something_is_broken(tmp_path: Path
     environ["PATH"] = str(tmp_path)
     text = await tripod("doctor", run_directory=tmp_path, environ=environ)
     value = await tripod("doctor", "-o", "json", run_directory=tmp_path, environ=environ)
-    wrong = await tripod("doctor", "-o", "xml", run_directory=tmp_path, environ=environ)
 
-    assert (text.code, value.code, wrong.code) == (1, 1, 2)
+    assert (text.code, value.code) == (1, 1)
     assert "No Docker Engine answers" in text.out
     assert "\033[" not in text.out
     assert json.loads(value.out)["broken"] is True
