@@ -39,14 +39,15 @@ async def ask(node: Node, name: str = "a") -> pb.ExplainResponse:
 
 
 async def until_cause(node: Node, reason: str) -> pb.ExplainResponse:
-    """Wait until the first cause is this one."""
+    """Wait until the first cause is this one; return that answer, as the next may differ."""
+    answers: list[pb.ExplainResponse] = []
 
     async def told() -> bool:
-        answer = await ask(node)
-        return bool(answer.causes) and answer.causes[0].reason == reason
+        answers.append(await ask(node))
+        return bool(answers[-1].causes) and answers[-1].causes[0].reason == reason
 
     await node.until(told)
-    return await ask(node)
+    return answers[-1]
 
 
 async def test_a_ready_pod_tells_since_when_and_its_trace(node: Node) -> None:
