@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from cli import output
 from cli.node import Node
 
 DEADLINE_SECONDS = 30.0
+_COLUMNS = 100
 
 
 @dataclass(slots=True)
@@ -35,8 +37,14 @@ def take(node: Node) -> Ledger:
     try:
         _add(made, "proxy", node.proxy().Audit(proxy_pb.AuditRequest(), timeout=DEADLINE_SECONDS))
     except grpc.RpcError as error:
-        made.unavailable["proxy"] = str(error.details())
+        made.unavailable["proxy"] = _reason(error)
     return made
+
+
+def _reason(error: Any) -> str:
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return "it does not answer"
+    return str(error.details() or error.code().name)
 
 
 def _add(made: Ledger, service: str, answer: Any) -> None:
@@ -89,8 +97,8 @@ def as_json(ledger: Ledger) -> str:
 
 def as_text(ledger: Ledger) -> str:
     """Write it for people."""
-    looked = ", ".join(f"{count} {name}" for name, count in sorted(ledger.counts.items()))
-    parts = [f"Looked at: {looked}"]
+    looked = ", ".join(f"{name} {count}" for name, count in sorted(ledger.counts.items()))
+    parts = ["\n".join(textwrap.wrap(f"Looked at: {looked or 'nothing'}", _COLUMNS, break_on_hyphens=False))]
     if ledger.findings:
         rows = [
             (problem, category, ident[:40], pod or "-", message)

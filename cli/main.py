@@ -243,7 +243,8 @@ def doctor(
 
 @app.command()
 def audit(
-    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="For programs; the same as -o json.")] = False,
+    fmt: Annotated[str, typer.Option("--output", "-o", help="text or json.")] = "text",
     wait_seconds: Annotated[
         float, typer.Option("--wait", help="Look twice, this many seconds apart; what both saw is real.")
     ] = 2.0,
@@ -252,9 +253,10 @@ def audit(
     from cli import audit as ledger
     from cli.node import connected
 
+    _known(fmt, ("text", "json"))
     with connected() as node:
         found = ledger.settled(node, wait_seconds)
-    print(ledger.as_json(found) if json_ else ledger.as_text(found))
+    print(ledger.as_json(found) if json_ or fmt == "json" else ledger.as_text(found))
     raise typer.Exit(int(Exit.FAILED) if found.findings or found.unavailable else 0)
 
 

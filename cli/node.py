@@ -153,6 +153,11 @@ def explain(error: Any) -> CliError:
             code=Exit.FAILED,
             advice="Run as root or as a member of the engine's group, or set TRIPOD_TOKEN_FILE.",
         )
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return CliError(
+            "The node does not know this call: it is older than this command",
+            advice="Bring it up to date with `make up`; pods go on meanwhile.",
+        )
     if code is grpc.StatusCode.NOT_FOUND:
         return CliError(message, code=Exit.NOT_FOUND)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -109,6 +109,7 @@ class Kubelet:
         self._runtime = CriRuntime(channel)
         self._cadvisor = CadvisorClient(stats_channel, config.cadvisor_metrics_url)
         self._files = DiskFiles(state)
+        self._awaited = ""
         self._join()
 
     def _join(self) -> None:
@@ -235,11 +236,13 @@ class Kubelet:
             try:
                 version = await self._runtime.version()
             except TripodError as error:
+                self._awaited = f"The runtime does not answer: {error.message}"
                 log.warning("Waiting for the runtime", error=error.message)
                 await self._clock.sleep(1.0)
                 continue
             info = {**self._node.status.info, "container_runtime_version": version}
             self._node.learn(info)
+            self._awaited = ""
             return
 
     async def _restore(self) -> None:
@@ -320,7 +323,8 @@ class Kubelet:
 
     def _explainer(self) -> Explainer:
         faults = Faults(
-            runtime=self._node.runtime_fault,
+            # Before the first look at the node, its start may wait for the runtime.
+            runtime=lambda: self._awaited or self._node.runtime_fault(),
             store=self._store.fault,
             disk=self._node.pressure,
             manifests=self._manifests.faults,

@@ -233,9 +233,10 @@ ROWS: Sequence[Row] = [
         "held-unseen",
         ports.judge([PortFacts(4194, "x", used=True)]),
         UNSEEN,
-        "Port 4194 (x) is in use",
+        "listens on port 4194",
         "root",
     ),
+    ("waits", of_node(conditions=()), BROKEN, "has not looked at the node yet", "logs"),
     (
         "one-dead",
         of_node(services=(KUBELET, DEAD)),

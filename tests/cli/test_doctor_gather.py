@@ -19,7 +19,7 @@ from cli.doctor.examine import examine
 from cli.doctor.facts import Route, Settings
 from cli.doctor.finding import Level
 from cli.doctor.gather import clock, engine, host, kernel, network, node, ports, rights, surroundings
-from tests.lab.command import tripod
+from tests.lab.command import process, tripod
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TCP = """\
@@ -250,11 +250,10 @@ async def test_the_command_ends_with_one_when_something_is_broken(tmp_path: Path
     """And writes no colour where there is no terminal."""
     environ = {"TRIPOD_DOCKER_HOST": f"unix://{tmp_path}/d.sock", "TRIPOD_STATE_DIRECTORY": str(tmp_path)}
     environ["PATH"] = str(tmp_path)
-    text = await tripod("doctor", run_directory=tmp_path, environ=environ)
+    text = await process("doctor", run_directory=tmp_path, environ=environ)
     value = await tripod("doctor", "-o", "json", run_directory=tmp_path, environ=environ)
-    wrong = await tripod("doctor", "-o", "xml", run_directory=tmp_path, environ=environ)
 
-    assert (text.code, value.code, wrong.code) == (1, 1, 2)
+    assert (text.code, value.code) == (1, 1)
     assert "No Docker Engine answers" in text.out
     assert "\033[" not in text.out
     assert json.loads(value.out)["broken"] is True

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cli.errors import Exit
 from cli.explanation import Cause, Evidence, Explanation, as_text, first
+from cli.main import run
 from cli.output import Paint, length
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -109,3 +111,22 @@ def test_describe_gets_the_first_cause_in_a_line() -> None:
 def test_a_length_of_time_is_short(seconds: float, words: str) -> None:
     """The unit grows with it."""
     assert length(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["explain", "svc/web"], "Only pods can be explained"),
+        (["explain", "pod/a", "-o", "xml"], "Unknown output 'xml'"),
+        (["doctor", "-o", "xml"], "Unknown output 'xml'"),
+        (["audit", "-o", "xml"], "Unknown output 'xml'"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_asked(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, and what would be right."""
+    code = run(words)
+
+    assert code == Exit.USAGE
+    assert message in capsys.readouterr().err

@@ -106,6 +106,12 @@ def _sockets(facts: NodeFacts) -> Iterator[Finding]:
 
 
 def _conditions(facts: NodeFacts) -> Iterator[Finding]:
+    if not facts.conditions and any(s.name == "kubelet" and s.answers for s in facts.services):
+        yield broken(
+            "The kubelet has not looked at the node yet",
+            "It waits for the runtime before it starts anything.",
+            _LOGS,
+        )
     for name, holds, message in facts.conditions:
         if holds is (name in _GOOD):
             yield ok(f"{name} is {str(holds).lower()}: {message}")

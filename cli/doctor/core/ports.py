@@ -16,11 +16,13 @@ def judge(ports: Sequence[PortFacts]) -> Iterator[Finding]:
             yield ok(f"{place} is free")
         elif port.ours:
             yield ok(f"{place} is ours")
-        elif port.owner is None:
-            yield unseen(f"{place} is in use", "the process that listens is another user's")
-        else:
+        elif port.owner is not None:
             yield broken(
                 f"{place} is held by {port.owner}",
                 "The service cannot listen there, and ends.",
                 f"End that process, or find it with: ss -ltnp 'sport = :{port.port}'",
             )
+    hidden = [str(port.port) for port in ports if port.used and not port.ours and port.owner is None]
+    if hidden:
+        words = f"port{'s' * (len(hidden) > 1)} {', '.join(hidden)}"
+        yield unseen(f"Who listens on {words}", "/proc hides another user's processes")

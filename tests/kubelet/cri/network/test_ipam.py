@@ -219,4 +219,4 @@ def test_no_order_of_events_loses_or_doubles_an_address(tmp_path: Path) -> None:
     """Any sequence of allocations, releases, restarts and interrupted saves."""
     machine = type("Machine", (LeaseMachine,), {"directory": tmp_path})
 
-    run_state_machine_as_test(machine, settings=settings(max_examples=40))
+    run_state_machine_as_test(machine, settings=settings(max_examples=40, deadline=None))
