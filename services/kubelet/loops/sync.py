@@ -196,7 +196,8 @@ class PodWorkers:
 
     async def _observe(self, pod: Pod, state: _State) -> ObservedPod:
         if state.status is None and self._source.take_new(pod.uid):
-            return ObservedPod(pod.uid)
+            state.observed = ObservedPod(pod.uid)
+            return state.observed
         with telemetry.span(telemetry_names.POD_OBSERVE):
             state.observed = await self._runtime.observe(pod.uid)
             return state.observed
