@@ -112,6 +112,9 @@ class Database:
             if schema.of_the_host(error):
                 raise
             raise Untrusted(str(error)) from error
+        except (ValueError, TypeError) as error:
+            # SQLite quotes what it found, which Python reads as UTF-8; a text may be a blob by now.
+            raise Untrusted(f"it holds what no kubelet wrote: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -133,7 +136,7 @@ class Database:
     def _set_aside(self, stamp: str) -> str:
         """Rename the file and its companions; a name that is taken gets a number."""
         name, number = f".damaged-{stamp}", 1
-        while os.path.lexists(self._companion(name)):
+        while any(os.path.lexists(self._companion(name + suffix)) for suffix in _COMPANIONS):
             name, number = f".damaged-{stamp}-{number}", number + 1
         for suffix in _COMPANIONS:
             with suppress(FileNotFoundError):
