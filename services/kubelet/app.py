@@ -32,7 +32,7 @@ from services.kubelet.adapters.cri_client import CriRuntime
 from services.kubelet.adapters.files import DiskFiles, resolver
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.config import KubeletConfig
-from services.kubelet.core import render
+from services.kubelet.core import render, volumes
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.audit import Audit, Holdings, audit
 from services.kubelet.core.node import NodeStatus, capacity
@@ -282,6 +282,7 @@ class Kubelet:
             remembered=lambda: list(self._events.events()),
             settled=self._workers.settled,
             clock=self._clock,
+            log_root=volumes.log_root(self._config.state_directory),
         )
         node_servicer = NodeServicer(lambda: self._node.status, self._summary, self._audit)
         listeners = [Listener(f"unix://{self._config.run_directory}/kubelet.sock", group)]

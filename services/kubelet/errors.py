@@ -119,6 +119,18 @@ class ContainerNotStartedError(KubeletError):
         )
 
 
+class LogUnreadableError(KubeletError):
+    """A container's log file cannot be read, or is something that is not read."""
+
+    def __init__(self, pod: str, container: str, why: str) -> None:
+        super().__init__(
+            f"The log of container {container} of pod/{pod} is not read: the file {why}",
+            code=Code.FAILED_PRECONDITION,
+            reason="LOG_UNREADABLE",
+            metadata={"pod": pod, "container": container},
+        )
+
+
 def request_invalid(field: str, what: str) -> KubeletError:
     """Say which field of a request cannot be used, and why."""
     return KubeletError(

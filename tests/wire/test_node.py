@@ -198,6 +198,7 @@ async def running(folder: Path, runtime: FakeRuntime, kernel: FakeKernel) -> Asy
         remembered=lambda: list(events.events()),
         settled=workers.settled,
         clock=clock,
+        log_root=folder,
     )
     kubelet = build_server(
         [

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 
 from services.common.errors import Code
+from services.common.logs import get_logger
+from services.kubelet.adapters.removal import remove_tree
 from services.kubelet.core import volumes
 from services.kubelet.core.audit import Disk
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.errors import KubeletError
 
+log = get_logger(__name__)
 # Everyone may write in an emptyDir, as the kubelet has it: a pod may run as any user.
 _VOLUME_MODE = 0o777
 
@@ -22,6 +24,7 @@ class DiskFiles:
 
     def __init__(self, state: Path) -> None:
         self._state = state
+        self._left: set[Path] = set()
 
     async def prepare(self, pod: Pod) -> None:
         """Make the folders of a pod's volumes."""
@@ -61,9 +64,11 @@ class DiskFiles:
         await asyncio.to_thread(self._remove, volumes.log_directory(self._state, pod))
 
     def _remove(self, path: Path) -> None:
-        """Remove a folder; symbolic links in it are removed, never followed."""
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove a folder, across no mount; what had to be left is told once."""
+        left = remove_tree(path)
+        if left and path not in self._left:
+            log.warning("Left files of a pod", path=str(path), left=dict(list(left.items())[:10]))
+        (self._left.add if left else self._left.discard)(path)
 
     async def known(self) -> set[PodUid]:
         """Return the pods that have folders."""

@@ -1,4 +1,7 @@
-"""Read a container's log file: from its end, from a time, or on and on."""
+"""Read a container's log file: from its end, from a time, or on and on.
+
+A pod that mounts the folder of logs could lay anything in the file's place: see `beneath`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+from services.common.beneath import open_file
 from services.kubelet.core.logs import LogEntry, parse, tail_offset
 
 _BLOCK_BYTES = 1 << 16
@@ -15,6 +19,7 @@ _LINE_LIMIT_BYTES = 1 << 20
 
 
 async def read(
+    root: Path,
     path: Path,
     *,
     tail_lines: int | None,
@@ -24,9 +29,10 @@ async def read(
     """Yield entries, the oldest first.
 
     `since` is a time in the entries' own form, or empty. `follow` says whether the
-    container may still write; None means that what is there is all. Raises `OSError`.
+    container may still write; None means that what is there is all. `root` is the folder
+    of all logs. Raises `OSError`, of which `Refused` is one.
     """
-    descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = await asyncio.to_thread(open_file, root, path, alone=True)
     try:
         offset = 0 if tail_lines is None else await asyncio.to_thread(_tail, descriptor, tail_lines)
         rest = b""
@@ -45,21 +51,21 @@ async def read(
                 continue
             if not may_grow:
                 return
-            descriptor, offset = await _rotated(path, descriptor, offset)
+            descriptor, offset = await _rotated(root, path, descriptor, offset)
             await asyncio.sleep(_POLL_SECONDS)
     finally:
         os.close(descriptor)
 
 
-async def _rotated(path: Path, descriptor: int, offset: int) -> tuple[int, int]:
+async def _rotated(root: Path, path: Path, descriptor: int, offset: int) -> tuple[int, int]:
     """Go on in a new file when the path holds another one."""
     try:
-        fresh = await asyncio.to_thread(path.stat)
+        fresh = await asyncio.to_thread(path.lstat)
     except OSError:
         return descriptor, offset
     if fresh.st_ino == os.fstat(descriptor).st_ino:
         return descriptor, offset
-    opened = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
+    opened = await asyncio.to_thread(open_file, root, path, alone=True)
     os.close(descriptor)
     return opened, 0
 

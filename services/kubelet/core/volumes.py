@@ -34,9 +34,14 @@ def hosts_file(state: Path, uid: PodUid) -> Path:
     return pod_directory(state, uid) / "etc-hosts"
 
 
+def log_root(state: Path) -> Path:
+    """Return the folder of all logs."""
+    return state / "pod-logs"
+
+
 def log_directory(state: Path, pod: Pod) -> Path:
     """Return the folder of a pod's logs."""
-    return state / "pod-logs" / f"{pod.namespace}_{pod.name}_{pod.uid}"
+    return log_root(state) / f"{pod.namespace}_{pod.name}_{pod.uid}"
 
 
 def log_path(container: str, attempt: int) -> str:

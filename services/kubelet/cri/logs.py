@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.common import failpoints
+from services.common.beneath import open_file
 from services.common.errors import TripodError
 from services.common.logs import get_logger
 from services.kubelet.cri import logformat
@@ -28,6 +29,8 @@ _OPEN = failpoints.step("cri.log.open")
 _WRITE = failpoints.step("cri.log.write")
 _STREAMS = {1: "stdout", 2: "stderr"}
 _TAIL_BYTES = 1 << 20
+# As the kubelet lays it out: root/pod/container/attempt.log.
+_ROOT_DEPTH = 2
 _RETRY_SECONDS = 0.2
 _DRAIN_SECONDS = 5.0
 
@@ -42,8 +45,10 @@ class LogFile:
         self.cursors = {number: Cursor() for number in _STREAMS} | self._saved() | self._recover()
 
     def _open(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        """Open below the folder of all logs: a pod that mounts it could lay anything in our way."""
+        root = self._path.parents[min(_ROOT_DEPTH, len(self._path.parents) - 1)]
+        root.mkdir(parents=True, exist_ok=True)
+        return open_file(root, self._path, append=True, alone=True)
 
     def _recover(self) -> dict[int, Cursor]:
         """Cut a torn last line off and read the cursors from what is left."""
@@ -76,8 +81,9 @@ class LogFile:
         self._cursor_file.parent.mkdir(parents=True, exist_ok=True)
         values = {number: (cursor.time, cursor.count) for number, cursor in self.cursors.items()}
         self._cursor_file.write_text(json.dumps(values))
+        fresh = self._open()
         os.close(self._descriptor)
-        self._descriptor = self._open()
+        self._descriptor = fresh
 
     def close(self) -> None:
         """Close the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from services.common.errors import Code
@@ -41,9 +42,11 @@ class StateClaim:
                 reason="STATE_IN_USE",
                 metadata={"path": str(self._path.parent), "pid": owner},
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+        with suppress(OSError):
+            # The lock is what counts; a full disk may have no room for the owner's name.
+            os.pwrite(descriptor, f"{os.getpid():<10}\n".encode(), 0)
+            os.ftruncate(descriptor, 11)
 
     def release(self) -> None:
         """Let the lock go. May be repeated."""

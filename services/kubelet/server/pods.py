@@ -22,6 +22,7 @@ from services.kubelet.core.status import PodStatus
 from services.kubelet.errors import (
     ContainerNotStartedError,
     ContainerUnknownError,
+    LogUnreadableError,
     PodNotFoundError,
     request_invalid,
 )
@@ -45,6 +46,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
         remembered: Callable[[], list[Event]],
         settled: asyncio.Event,
         clock: Clock,
+        log_root: Path,
     ) -> None:
         self._source = source
         self._runtime = runtime
@@ -53,6 +55,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
         self._remembered = remembered
         self._settled = settled
         self._clock = clock
+        self._log_root = log_root
 
     async def ListPods(self, request: pb.ListPodsRequest, context: Any) -> pb.ListPodsResponse:
         """List statuses, once a restart has found all pods again."""
@@ -145,6 +148,7 @@ class PodServicer(pb_grpc.PodServiceServicer):
 
         try:
             async for entry in log_reader.read(
+                self._log_root,
                 Path(chosen.log_path),
                 tail_lines=request.tail_lines if request.HasField("tail_lines") else None,
                 since=since,
@@ -153,6 +157,8 @@ class PodServicer(pb_grpc.PodServiceServicer):
                 yield log_message(entry)
         except FileNotFoundError as error:
             raise ContainerNotStartedError(pod.name, name, "has written nothing yet") from error
+        except OSError as error:
+            raise LogUnreadableError(pod.name, name, error.strerror or str(error)) from error
 
     async def Exec(
         self, requests: AsyncIterator[pb.ExecRequest], context: Any
