@@ -132,7 +132,7 @@ class Kubelet:
         self._housekeeper = Housekeeper(self._store, self._runtime, self._files, clock)
         directory = config.manifest_directory
         manifests = directory if directory != Path() else config.state_directory / "manifests"
-        self._manifests = ManifestDirectory(manifests, self._store, clock)
+        self._manifests = ManifestDirectory(manifests, self._store, clock, on_fault=self._tell_refusal)
         self._node = NodeWatcher(
             self._first_status(),
             self._runtime,
@@ -170,6 +170,11 @@ class Kubelet:
             free / max(1, self._machine.disk_bytes),
             machine.process_share(),
         )
+
+    def _tell_refusal(self, file: str, fault: str) -> None:
+        """Tell the pods of a manifest that what it says now is refused."""
+        for pod in self._store.pods_of(file):
+            self._events.emit(pod, "ManifestRefused", f"{file}: {fault}", warning=True)
 
     def _faults(self) -> list[str]:
         return [fault for fault in (self._watcher.fault(), self._store.fault()) if fault]
@@ -356,6 +361,7 @@ class Kubelet:
             "kubelet_desired_pods": len(self._store.pods()),
             "kubelet_sync_passes_total": self._workers.sync_count,
             "kubelet_node_ready": float(self._node.ready()),
+            "kubelet_refused_manifests": len(self._manifests.faults()),
             "kubelet_store_writable": float(self._store.fault() is None),
             **process.gauges(),
         }

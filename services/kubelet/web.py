@@ -38,6 +38,7 @@ GAUGES = {
     "kubelet_desired_pods": "Pods that the node should run.",
     "kubelet_sync_passes_total": "Passes of pod workers since the start.",
     "kubelet_node_ready": "Whether the node is ready.",
+    "kubelet_refused_manifests": "Files of the manifest directory that are refused now.",
     "kubelet_store_writable": "Whether the object store takes changes.",
     **process.HELP,
 }

@@ -3,21 +3,32 @@
 Watched, and read again every 20 s because a bind mount or a network file system
 may tell nothing. A file that cannot be read or is refused changes nothing: what it
 held before goes on, and its fault is told.
+
+Whoever may write here is root on the node, so folder and files must be ours, and
+writable by nobody else. Links are followed as long as they stay in the folder, as
+those of a mounted ConfigMap do. Only regular files of at most 4 MiB are read, and
+nothing is waited for. Of two files that name the same object the first that had it
+keeps it; the other is refused until the object is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from watchfiles import awatch
 
 from services.common import failpoints
+from services.common.beneath import Refused, open_file
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
+from services.kubelet.core.documents import LIMIT_BYTES
 
 log = get_logger(__name__)
 _TAKE = failpoints.step("manifest.take")
@@ -26,10 +37,19 @@ SUFFIXES = (".yaml", ".yml", ".json")
 RESCAN_SECONDS = 20.0
 
 
+class Outcome(Protocol):
+    """What was done with one object of a file."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was not as the file says."""
+        ...
+
+
 class OriginStore(Protocol):
     """The part of the store that knows files."""
 
-    async def apply(self, data: bytes, *, source: str, origin: str) -> object:
+    async def apply(self, data: bytes, *, source: str, origin: str) -> Sequence[Outcome]:
         """Make a file's objects what `data` says."""
         ...
 
@@ -58,6 +78,7 @@ class ManifestDirectory:
         self._clock = clock
         self._on_fault = on_fault or (lambda file, fault: None)
         self._faults: dict[str, str] = {}
+        self._settled: dict[str, bytes] = {}
         self._look = asyncio.Event()
 
     def faults(self) -> dict[str, str]:
@@ -87,47 +108,101 @@ class ManifestDirectory:
     async def scan(self) -> None:
         """Bring the store in step with the files once."""
         try:
-            files = await asyncio.to_thread(self._read)
+            names = dict.fromkeys(await asyncio.to_thread(self._list))
         except OSError as error:
             # An unreadable directory is not an empty one.
             self._refuse(str(self._directory), error.strerror or str(error))
             return
-        for name, content in files.items():
-            await self._take(name, content)
-        for origin in self._store.origins() - files.keys():
+        pending = iter(names)
+        while (found := await asyncio.to_thread(self._next, pending)) is not None:
+            await self._take(*found)
+        for origin in self._store.origins() - names.keys():
             log.info("Removed a manifest's objects", file=origin)
             async with _DROP:
                 await self._store.delete_origin(origin)
             await _DROP.recorded()
-        for name in [name for name in self._faults if name not in files]:
-            del self._faults[name]
+        self._faults = {name: fault for name, fault in self._faults.items() if name in names}
+        self._settled = {name: digest for name, digest in self._settled.items() if name in names}
 
-    def _read(self) -> dict[str, bytes | OSError]:
-        found: dict[str, bytes | OSError] = {}
-        for path in sorted(self._directory.iterdir()):
-            if path.suffix in SUFFIXES and not path.name.startswith("."):
-                try:
-                    found[str(path)] = path.read_bytes()
-                except OSError as error:
-                    found[str(path)] = error
-        return found
+    def _list(self) -> list[str]:
+        """Return the files that are manifests by name. Raises `Refused` for a folder that is not safe."""
+        if what := unsafe(self._directory.stat()):
+            raise Refused(self._directory, what)
+        return sorted(
+            str(path)
+            for path in self._directory.iterdir()
+            if path.suffix in SUFFIXES and not path.name.startswith(".")
+        )
+
+    def _next(self, pending: Iterator[str]) -> tuple[str, bytes | OSError] | None:
+        """Read on to the next file that the store does not follow yet; None after the last."""
+        for name in pending:
+            try:
+                content = read(self._directory, Path(name))
+            except FileNotFoundError:
+                # It went while we looked, and the next look will say so; or it is a link to nothing.
+                if os.path.lexists(name):
+                    return name, Refused(Path(name), "is a link to nothing")
+            except OSError as error:
+                return name, error
+            else:
+                if self._settled.get(name) != _digest(content):
+                    return name, content
+        return None
 
     async def _take(self, name: str, content: bytes | OSError) -> None:
+        self._settled.pop(name, None)
         if isinstance(content, OSError):
             self._refuse(name, content.strerror or str(content))
             return
         try:
             async with _TAKE:
-                await self._store.apply(content, source=name, origin=name)
+                applied = await self._store.apply(content, source=name, origin=name)
         except TripodError as error:
             lines = [f"{v.field}: {v.description}" for v in error.violations]
             self._refuse(name, "; ".join(lines) or error.message)
-        else:
-            self._faults.pop(name, None)
-            await _TAKE.recorded()
+            return
+        self._faults.pop(name, None)
+        if not any(item.changed for item in applied):
+            # The store says all of it; only another content can change that.
+            self._settled[name] = _digest(content)
+        await _TAKE.recorded()
 
     def _refuse(self, name: str, fault: str) -> None:
         if self._faults.get(name) != fault:
             self._faults[name] = fault
             log.error("Refused a manifest", file=name, fault=fault)
             self._on_fault(name, fault)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def read(directory: Path, path: Path) -> bytes:
+    """Read one manifest. Raises `Refused` for what is not read, `OSError`."""
+    root, place = directory, path
+    if path.is_symlink():
+        root, place = Path(os.path.realpath(directory)), Path(os.path.realpath(path))
+        if not place.is_relative_to(root):
+            raise Refused(path, "leads out of the manifest directory")
+    descriptor = open_file(root, place)
+    try:
+        found = os.fstat(descriptor)
+        if what := unsafe(found):
+            raise Refused(path, what)
+        if found.st_size > LIMIT_BYTES:
+            raise Refused(path, f"has {found.st_size} bytes; at most {LIMIT_BYTES} are read")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def unsafe(found: os.stat_result) -> str:
+    """Say why somebody else could write to a file or folder; nothing when nobody can."""
+    if found.st_uid != os.geteuid():
+        return f"belongs to user {found.st_uid}, who would be root on the node: chown it to {os.geteuid()}"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by others, who would be root on the node: chmod go-w"
+    return ""

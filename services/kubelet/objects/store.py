@@ -58,6 +58,11 @@ class Applied:
     value: StoredObject
     result: Result
 
+    @property
+    def changed(self) -> bool:
+        """Whether the object was not as the manifest says."""
+        return self.result is not Result.UNCHANGED
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -441,6 +446,11 @@ class ObjectStore:
                 await self._commit(_Change((), tuple(lost), (), ()), "", _DELETE)
 
         await self._to_its_end(act())
+
+    def pods_of(self, origin: str) -> list[Pod]:
+        """Return the pods that came from a file."""
+        found = [entry.value for entry in self._entries.values() if entry.origin == origin]
+        return [value for value in found if isinstance(value, Pod)]
 
     def origins(self) -> set[str]:
         """Return the files from which objects came."""
