@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "gen")]
+# The kubelet refuses manifests that a group may write; some systems give that by default.
+os.umask(0o022)
 # For the processes that tests start.
 os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT}/gen"
 

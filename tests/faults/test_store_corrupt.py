@@ -12,10 +12,13 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.kubelet.core.model import ObjectKey
+from services.kubelet.errors import StoreError
 from services.kubelet.objects import schema
 from services.kubelet.objects.backup import Backup
 from services.kubelet.objects.database import Database, Opened
@@ -243,3 +246,32 @@ def test_a_file_of_each_schema_is_read(tmp_path: Path, version: int, whole: tupl
     assert _content(opened) == whole
     assert (tmp_path / f"db.schema{version}").exists() is (version < schema.VERSION)
     assert _content(_load(path)) == whole
+
+
+@pytest.mark.fault("F59")
+@pytest.mark.asyncio
+async def test_an_object_that_is_refused_by_now_is_kept_as_it_is(tmp_path: Path) -> None:
+    """Of a version with other rules: told, not shown, and neither a mended file nor the copy drops it."""
+    path = tmp_path / "db"
+    await _prepared(path)
+    database = Database(path)
+    opened = await asyncio.to_thread(lambda: database.open(stamp="x"))
+    (web,) = [row for row in opened.rows if (row.kind, row.name) == ("Pod", "web")]
+    odd = replace(web, body=web.body.replace('"image": "app:1"', '"image": "app:1", "workingDir": "/proc/1"'))
+    await asyncio.to_thread(lambda: database.write([odd], [], opened.revision + 1))
+    await asyncio.to_thread(database.close)
+    async with opened_store(path) as store:
+        assert store.lost == "pod/web cannot be read"
+        await asyncio.to_thread(path.rename, path.with_name("elsewhere"))
+        with pytest.raises(StoreError):
+            await store.delete([ObjectKey("Service", "default", "web")], grace_seconds=None)
+        await store.maintain()
+        assert store.fault() is None
+        await store.delete([ObjectKey("Service", "default", "web")], grace_seconds=None)
+        await store.maintain()
+
+    kept = await asyncio.to_thread(lambda: _load(path).rows)
+    copied, _ = await asyncio.to_thread(lambda: Backup(path.with_name("db.backup.json")).read(stamp="x"))
+    assert odd in kept
+    assert odd in copied
+    assert {(row.kind, row.name) for row in kept} == {("Pod", "web"), ("Pod", "old")}

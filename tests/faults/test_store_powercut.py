@@ -22,6 +22,7 @@ from tests.lab import store_driver, strace
 pytestmark = [
     pytest.mark.skipif(not strace.AVAILABLE, reason="needs strace: apt-get install strace"),
     pytest.mark.fault("F5"),
+    pytest.mark.netns,
 ]
 _CALL = re.compile(r"(?:\d+ +)?(\w+)\((.*)\) += (-?\d+)")
 _CALLS = "openat,pwrite64,write,fdatasync,fsync,ftruncate,unlink"

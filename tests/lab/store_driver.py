@@ -14,7 +14,7 @@ from services.kubelet.objects.database import Database, Opened
 from services.kubelet.objects.schema import Row
 
 UNUSABLE = 3
-_ATTEMPTS = 10
+_ATTEMPTS = 3
 
 
 def pair(number: int) -> list[Row]:

@@ -1,13 +1,17 @@
 """Bytes to documents: YAML or JSON, read strictly. Pure.
 
 Refused, each with its place: more than 4 MiB, duplicate keys, aliases that expand
-beyond bounds, nesting beyond 64, keys that are no text, tags. YAML is read as 1.1,
-as Kubernetes does, so `yes` is true; a field that wants text says so.
+beyond bounds, nesting beyond 64, keys that are no text, tags, text with NUL. YAML is
+read as 1.1, as Kubernetes does, so `yes` is true; a field that wants text says so.
+
+Bounds are checked on the stream of events, before anything is built of it: libyaml's
+composer recurses in C, and a deep manifest would end the process. Numbers of base 60
+(`1:30`) stay text, as in Kubernetes; a long one would take hours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +21,7 @@ LIMIT_BYTES = 4 << 20
 DEPTH_LIMIT = 64
 NODE_LIMIT = 200_000
 DOCUMENT_LIMIT = 1000
+_NUMBER_LIMIT = 64
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -50,6 +55,21 @@ def _mapping(loader: Any, node: Any) -> dict[str, Any]:
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _number(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def constructed(loader: Any, node: Any) -> Any:
+        if ":" in node.value:
+            return node.value
+        if len(node.value) > _NUMBER_LIMIT:
+            raise DocumentError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} digits")
+        return construct(loader, node)
+
+    return constructed
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _number(_SafeLoader.construct_yaml_int))
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _number(_SafeLoader.construct_yaml_float))
 # Times stay text, as in JSON.
 _StrictLoader.add_constructor(
     "tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node)
@@ -61,15 +81,46 @@ def read(data: bytes) -> list[Document]:
     if len(data) > LIMIT_BYTES:
         raise DocumentError(f"the manifest has {len(data)} bytes; at most {LIMIT_BYTES} are read")
     try:
+        _scan(data)
         values = [value for value in _load(data) if value is not None]
+    except DocumentError:
+        raise
     except yaml.YAMLError as error:
         raise DocumentError(_place(error)) from error
-    except RecursionError as error:
-        raise DocumentError(f"nested deeper than {DEPTH_LIMIT}") from error
+    except ValueError as error:
+        # Such as a date or a number that Python cannot hold.
+        raise DocumentError(str(error)) from error
     flat = [item for value in values for item in _items(value)]
     if len(flat) > DOCUMENT_LIMIT:
         raise DocumentError(f"{len(flat)} objects; at most {DOCUMENT_LIMIT} are read at once")
     return [Document(index, value) for index, value in enumerate(flat)]
+
+
+def _scan(data: bytes) -> None:
+    """Go through the events once, building nothing."""
+    depth = seen = documents = 0
+    for event in yaml.parse(data, Loader=_SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and not _plain(event.value):
+            raise DocumentError(f"line {line}: text with a NUL or half a character")
+        seen += isinstance(event, yaml.NodeEvent)
+        if depth > DEPTH_LIMIT:
+            raise DocumentError(f"line {line}: nested deeper than {DEPTH_LIMIT}")
+        if seen > NODE_LIMIT:
+            raise DocumentError(f"line {line}: more than {NODE_LIMIT} values")
+        if documents > DOCUMENT_LIMIT:
+            raise DocumentError(f"line {line}: more than {DOCUMENT_LIMIT} documents")
+
+
+def _plain(text: str) -> bool:
+    """Tell whether a text can be written to a file and passed to a program."""
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
 
 
 def _load(data: bytes) -> Iterator[Any]:

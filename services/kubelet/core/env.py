@@ -2,6 +2,9 @@
 
 Source: Kubernetes `Container.command`, `args` and `env[].value`: `$(NAME)` is
 replaced by a variable defined before, `$$` is one dollar, an unknown reference stays.
+
+A variable that refers twice to the one before doubles; forty of them would fill any
+memory. What the kernel would not take is refused while it is computed (execve(2)).
 """
 
 from __future__ import annotations
@@ -11,23 +14,66 @@ from collections.abc import Mapping, Sequence
 
 from services.kubelet.core.model import EnvVar
 
+# One argument or variable with its name, '=' and final NUL: MAX_ARG_STRLEN of the kernel.
+TEXT_LIMIT_BYTES = 128 << 10
+# All arguments and variables together.
+TOTAL_LIMIT_BYTES = 1 << 20
 _REFERENCE = re.compile(r"\$(\$|\(([^()]*)\))")
 
 
+class TooLongError(ValueError):
+    """What comes of the references is more than the kernel takes; says of what."""
+
+
 def expand(text: str, values: Mapping[str, str]) -> str:
-    """Replace the references of one text."""
-
-    def replaced(match: re.Match[str]) -> str:
-        if match[1] == "$":
-            return "$"
-        return values.get(match[2], match[0])
-
-    return _REFERENCE.sub(replaced, text)
+    """Replace the references of one text. Raises `TooLongError`."""
+    parts: list[str] = []
+    length = end = 0
+    for match in _REFERENCE.finditer(text):
+        value = "$" if match[1] == "$" else values.get(match[2], match[0])
+        parts += [text[end : match.start()], value]
+        length += match.start() - end + len(value)
+        end = match.end()
+        if length > TEXT_LIMIT_BYTES:
+            break
+    made = "".join(parts) + text[end:]
+    if len(made.encode()) >= TEXT_LIMIT_BYTES:
+        raise TooLongError(f"grows beyond {TEXT_LIMIT_BYTES} bytes")
+    return made
 
 
 def environment(variables: Sequence[EnvVar]) -> dict[str, str]:
-    """Compute the variables in order; each may refer to those before it. The last of a name wins."""
+    """Compute the variables in order; each may refer to those before it. The last of a name wins.
+
+    Raises `TooLongError`, which names the variable.
+    """
     values: dict[str, str] = {}
+    total = 0
     for variable in variables:
-        values[variable.name] = expand(variable.value, values)
+        try:
+            value = expand(variable.value, values)
+        except TooLongError as error:
+            raise TooLongError(f"the variable {variable.name!r} {error}") from error
+        size = len(variable.name) + len(value.encode()) + 2
+        total += size
+        if size > TEXT_LIMIT_BYTES:
+            raise TooLongError(f"the variable {variable.name!r} grows beyond {TEXT_LIMIT_BYTES} bytes")
+        if total > TOTAL_LIMIT_BYTES:
+            raise TooLongError(
+                f"with the variable {variable.name!r} all of them exceed {TOTAL_LIMIT_BYTES} bytes"
+            )
+        values[variable.name] = value
     return values
+
+
+def check(variables: Sequence[EnvVar], words: Sequence[str]) -> None:
+    """See that a container's environment and words fit. Raises `TooLongError`."""
+    values = environment(variables)
+    total = sum(len(name) + len(value.encode()) + 2 for name, value in values.items())
+    for number, word in enumerate(words):
+        try:
+            total += len(expand(word, values).encode()) + 1
+        except TooLongError as error:
+            raise TooLongError(f"word {number + 1} of command and args {error}") from error
+        if total > TOTAL_LIMIT_BYTES:
+            raise TooLongError(f"variables, command and args exceed {TOTAL_LIMIT_BYTES} bytes")

@@ -19,18 +19,30 @@ DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 DNS_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9](-?[a-z0-9])*")
 ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TOLD_CHARACTERS = 1000
 _LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 class Faults:
-    """Gathers the faults of a whole manifest."""
+    """Gathers the faults of an object, up to a limit: a hostile one has a hundred thousand."""
+
+    LIMIT = 100
 
     def __init__(self) -> None:
         self.found: list[FieldViolation] = []
 
     def add(self, path: str, what: str) -> None:
         """Note one fault."""
-        self.found.append(FieldViolation(path, what))
+        if len(self.found) == self.LIMIT:
+            self.found.append(FieldViolation("and so on", f"only the first {self.LIMIT} faults are told"))
+        elif len(self.found) < self.LIMIT:
+            self.found.append(FieldViolation(_short(path), _short(what)))
+
+    @property
+    def full(self) -> bool:
+        """Whether no more faults are noted."""
+        return len(self.found) > self.LIMIT
 
 
 class Fields:
@@ -60,6 +72,8 @@ class Fields:
         for name, value in self._value.items():
             if name in known:
                 continue
+            if self.faults.full:
+                return
             if name not in later:
                 close = difflib.get_close_matches(name, [*known, *later], n=1, cutoff=0.7)
                 self.fault(name, "unknown field" + (f", did you mean {close[0]}?" if close else ""))
@@ -204,6 +218,25 @@ class Fields:
             except quantity.QuantityError as error:
                 self.faults.add(path, str(error))
         return found
+
+
+def _short(text: str) -> str:
+    """Cut a text that a manifest made long; what it says at its end counts most."""
+    return text if len(text) <= _TOLD_CHARACTERS else f"{text[:400]} ... {text[-400:]}"
+
+
+def path_fault(value: str) -> str | None:
+    """Say what is wrong with a path inside a container or on the host; None when nothing is."""
+    if not value.startswith("/"):
+        return "must be absolute"
+    if ".." in value.split("/"):
+        return "must be without '..'"
+    return control_fault(value)
+
+
+def control_fault(value: str) -> str | None:
+    """Say that a text holds a control character, such as the end of a line; None when it holds none."""
+    return "must be without control characters" if _CONTROL.search(value) else None
 
 
 def label_key_fault(key: str) -> str | None:

@@ -20,6 +20,7 @@ from services.kubelet.core.model import ObjectKey, PodSpec
 
 KINDS = ("Pod", "Service")
 _ANNOTATIONS_LIMIT_BYTES = 256 << 10
+_NAMES_LIMIT = 255 - len("__") - 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,10 @@ def _read_one(value: Any, index: int) -> tuple[Draft | None, list[FieldViolation
     elif kind == "Service":
         spec = read_service_spec(top.raw("spec"), faults)
     where = f"{kind or 'document'} {name or f'#{index + 1}'}"
-    found = [FieldViolation(f"{where}: {fault.field}", fault.description) for fault in faults.found]
+    found = [
+        FieldViolation(f"{where}: {fault.field}" if fault.field else where, fault.description)
+        for fault in faults.found
+    ]
     if found or spec is None:
         return None, found
     return Draft(ObjectKey(kind, namespace, name), labels, annotations, spec, where), []
@@ -106,6 +110,9 @@ def _metadata(top: Fields, kind: str) -> tuple[str, str, dict[str, str], dict[st
     what = "a DNS name of lower-case letters, digits and '-'" + ("" if kind == "Service" else " or '.'")
     name = meta.text("name", required=True, form=form, what=what)
     namespace = meta.text("namespace", "default", form=DNS_LABEL, what="a DNS label") or "default"
+    if kind == "Pod" and len(name) + len(namespace) > _NAMES_LIMIT:
+        # The pod's folder of logs is called NAMESPACE_NAME_UID, and NAME_MAX is 255.
+        meta.fault("name", f"with its namespace has more than {_NAMES_LIMIT} characters")
     labels = meta.mapping("labels", values=label_value_fault)
     annotations = meta.mapping("annotations")
     if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT_BYTES:

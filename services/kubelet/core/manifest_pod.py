@@ -7,10 +7,20 @@ has and we refuse for now, with the values that change nothing.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Any
 
-from services.kubelet.core import quantity
-from services.kubelet.core.fields import DNS_LABEL, ENV_NAME, PORT_NAME, Faults, Fields
+from services.kubelet.core import env, quantity
+from services.kubelet.core.fields import (
+    DNS_LABEL,
+    DNS_SUBDOMAIN,
+    ENV_NAME,
+    PORT_NAME,
+    Faults,
+    Fields,
+    control_fault,
+    path_fault,
+)
 from services.kubelet.core.model import (
     Container,
     ContainerPort,
@@ -180,8 +190,8 @@ def _volume(value: Any, path: str, faults: Faults) -> Volume:
 def _host_path(value: Any, path: str, faults: Faults) -> HostPath:
     fields = Fields(value, path, faults, known=("path", "type"))
     place = fields.text("path", required=True)
-    if place and (not place.startswith("/") or ".." in place.split("/")):
-        fields.fault("path", "must be absolute and without '..'")
+    if place and (wrong := path_fault(place)):
+        fields.fault("path", wrong)
     # A check of the host's files needs a sight of them that the kubelet does not have yet.
     if fields.raw("type") in _HOST_PATH_LATER:
         fields.fault("type", "not supported yet; leave it out, and the path must exist")
@@ -216,13 +226,19 @@ def _container(value: Any, path: str, faults: Faults, volumes: set[str]) -> Cont
     image = fields.text("image", required=True, form=_IMAGE, what="an image reference")
     ports = tuple(_port(item, place, faults) for item, place in fields.items("ports"))
     _unique(faults, fields.at("ports"), [port.name for port in ports])
+    variables = tuple(_env(item, place, faults) for item, place in fields.items("env"))
+    command, args = fields.texts("command"), fields.texts("args")
+    try:
+        env.check(variables, (*command, *args))
+    except env.TooLongError as error:
+        fields.fault("env", str(error))
     return Container(
         name=fields.text("name", required=True, form=DNS_LABEL, what="a DNS label"),
         image=image,
-        command=fields.texts("command"),
-        args=fields.texts("args"),
-        working_dir=fields.text("workingDir"),
-        env=tuple(_env(item, place, faults) for item, place in fields.items("env")),
+        command=command,
+        args=args,
+        working_dir=_working_dir(fields),
+        env=variables,
         ports=ports,
         resources=_resources(fields),
         volume_mounts=_mounts(fields, volumes),
@@ -232,6 +248,20 @@ def _container(value: Any, path: str, faults: Faults, volumes: set[str]) -> Cont
         tty=fields.flag("tty"),
         stdin=fields.flag("stdin"),
     )
+
+
+def _working_dir(container: Fields) -> str:
+    """Read `workingDir`. A runtime once handed its own open folders over by /proc (CVE-2024-21626)."""
+    place = container.text("workingDir")
+    if place and (wrong := path_fault(place)):
+        container.fault("workingDir", wrong)
+    elif _lies_in(place, "proc"):
+        container.fault("workingDir", "must not lie in /proc")
+    return place
+
+
+def _lies_in(place: str, top: str) -> bool:
+    return [part for part in place.split("/") if part not in ("", ".")][:1] == [top]
 
 
 def _pull_policy(fields: Fields, image: str) -> PullPolicy:
@@ -311,14 +341,26 @@ def _mounts(container: Fields, volumes: set[str]) -> tuple[VolumeMount, ...]:
         name = fields.text("name", required=True)
         if name and name not in volumes:
             fields.fault("name", f"no volume is called {name!r}")
-        place = fields.text("mountPath", required=True)
-        if place and (not place.startswith("/") or ":" in place):
-            fields.fault("mountPath", "must be absolute and without ':'")
-        found.append(VolumeMount(name, place, fields.flag("readOnly")))
-    paths = [mount.mount_path.rstrip("/") or "/" for mount in found]
+        found.append(VolumeMount(name, _mount_path(fields), fields.flag("readOnly")))
+    paths = [mount.mount_path for mount in found]
     for place in sorted({place for place in paths if paths.count(place) > 1}):
         container.fault("volumeMounts", f"{place!r} is mounted twice")
     return tuple(found)
+
+
+def _mount_path(mount: Fields) -> str:
+    """Read `mountPath`, in its shortest form: two ways to write a place are one place."""
+    place = mount.text("mountPath", required=True)
+    if not place:
+        return place
+    if wrong := path_fault(place) or ("must be without ':'" if ":" in place else None):
+        mount.fault("mountPath", wrong)
+    elif _lies_in(place, "proc"):
+        mount.fault("mountPath", "must not lie in /proc")
+    short = "/" + "/".join(part for part in place.split("/") if part not in ("", "."))
+    if short == "/":
+        mount.fault("mountPath", "must not be the root of the container")
+    return short
 
 
 def _probe(container: Fields, name: str, ports: tuple[ContainerPort, ...]) -> Probe | None:
@@ -376,23 +418,44 @@ def _action(probe: Fields, ports: tuple[ContainerPort, ...]) -> HttpGet | TcpSoc
         return ExecAction(command)
     if given[0] == "tcpSocket":
         fields = Fields(value, path, probe.faults, known=("port", "host"))
-        return TcpSocket(_target(fields, ports), fields.text("host"))
+        return TcpSocket(_target(fields, ports), _host(fields))
     fields = Fields(value, path, probe.faults, known=("port", "path", "scheme", "host", "httpHeaders"))
     return HttpGet(
         port=_target(fields, ports),
-        path=fields.text("path", "/"),
+        path=_url_path(fields),
         scheme=fields.text("scheme", "HTTP", choices=("HTTP", "HTTPS")),
-        host=fields.text("host"),
+        host=_host(fields),
         headers=tuple(_header(item, place, probe.faults) for item, place in fields.items("httpHeaders")),
     )
+
+
+def _url_path(action: Fields) -> str:
+    path = action.text("path", "/")
+    if wrong := control_fault(path):
+        action.fault("path", wrong)
+    return path
+
+
+def _host(action: Fields) -> str:
+    """Read `host`. The node's own addresses reach what no pod may ask for (CVE-2022-3294)."""
+    host = action.text("host")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        if host and (not DNS_SUBDOMAIN.fullmatch(host) or host == "localhost"):
+            action.fault("host", f"{host!r} is neither an address nor the name of another host")
+    else:
+        if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+            action.fault("host", f"{host} is an address of the node itself or of its link")
+    return host
 
 
 def _header(value: Any, path: str, faults: Faults) -> tuple[str, str]:
     fields = Fields(value, path, faults, known=("name", "value"))
     name = fields.text("name", required=True, form=_HEADER, what="a header's name")
     text = fields.text("value")
-    if "\n" in text or "\r" in text:
-        fields.fault("value", "must be one line")
+    if wrong := control_fault(text):
+        fields.fault("value", wrong)
     return name, text
 
 

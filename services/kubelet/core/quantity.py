@@ -11,8 +11,9 @@ from fractions import Fraction
 
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
-_FORM = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:([eE][+-]?\d{1,3})|([numkMGTPE]|[KMGTPE]i))?")
+_FORM = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:([eE][+-]?\d{1,3})|([numkMGTPE]|[KMGTPE]i))?", re.ASCII)
 _TEXT_LIMIT = 64
+_MAX = 2**63 - 1
 
 
 class QuantityError(ValueError):
@@ -54,7 +55,10 @@ def _natural(text: str, scale: int) -> int:
     value = parse(text)
     if value < 0:
         raise QuantityError(f"{text!r} is negative")
-    return rounded_up(value * scale)
+    found = rounded_up(value * scale)
+    if found > _MAX:
+        raise QuantityError(f"{text!r} is more than any node has")
+    return found
 
 
 def format_millicores(value: int) -> str:

@@ -87,7 +87,7 @@ class ManifestDirectory:
 
     async def run(self) -> None:
         """Follow the directory until cancelled."""
-        await asyncio.to_thread(self._directory.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(self._directory.mkdir, mode=0o755, parents=True, exist_ok=True)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             while True:
