@@ -69,7 +69,7 @@ def test_any_order_of_news_leads_to_the_same_rules(steps: list[Service | Pod | s
             (planner.put_service if step[0] == "s" else planner.put_pod)(step, None)
         else:
             for uid, decision in planner.decide().items():
-                composer.put(uid, decision and ruleset.part(decision, NODES))
+                composer.put(uid, ruleset.part(decision, NODES) if decision else None)
             kernel = apply(kernel, ruleset.difference(*composer.take()))
 
             wanted = [
