@@ -9,9 +9,15 @@ from collections.abc import Mapping
 
 
 def page(help_texts: Mapping[str, str], values: Mapping[str, float]) -> bytes:
-    """Write each gauge that has a value; `help_texts` are one line each, by name."""
-    lines = [
-        f"# HELP {name} {help_texts[name]}\n# TYPE {name} gauge\n{name} {float(value)!r}\n"
-        for name, value in values.items()
-    ]
+    """Write each gauge that has a value, those of one name together.
+
+    A name may carry labels, as `NAME{LABEL="VALUE"}`; `help_texts` are one line each, by plain name.
+    """
+    lines, told = [], set()
+    for name, value in values.items():
+        plain = name.partition("{")[0]
+        if plain not in told:
+            told.add(plain)
+            lines.append(f"# HELP {plain} {help_texts[plain]}\n# TYPE {plain} gauge\n")
+        lines.append(f"{name} {float(value)!r}\n")
     return "".join(lines).encode()

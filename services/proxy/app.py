@@ -66,7 +66,9 @@ class Proxy:
             await server.start()
             stack.push_async_callback(partial(server.stop, 3.0))
             host, _, port = self._config.http_listen.rpartition(":")
-            web = HttpServer(application(self._fault, self._gauges), host, int(port))
+            web = HttpServer(
+                application(self._fault, self._gauges, lambda: self._sync.repairs), host, int(port)
+            )
             await web.start()
             stack.push_async_callback(web.stop)
             await until(stop, self._work(KubeletClient(channel, self._clock), server))
@@ -118,7 +120,6 @@ class Proxy:
             "kubeproxy_services": len(decisions),
             "kubeproxy_endpoints": sum(len(port.used()) for d in decisions for port in d.ports),
             "kubeproxy_sync_commits_total": self._sync.commit_count,
-            "kubeproxy_rule_repairs_total": self._sync.repairs.total(),
             **process.gauges(),
         }
 

@@ -26,7 +26,7 @@ from tripod.proxy.v1 import proxy_service_pb2_grpc as pb_grpc
 from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel
 from tests.fakes.kubelet_server import FakeKubelet, kubelet_server
-from tests.matrix.process import ROOT, Failure, Service, enumerate_instants, until
+from tests.matrix.process import ROOT, START_SECONDS, Failure, Service, enumerate_instants, until
 
 T = TypeVar("T")
 VIP, OTHER_VIP, NODE = "10.96.0.10", "10.96.0.11", "10.77.1.1"
@@ -152,7 +152,7 @@ async def _first_life(made: World) -> None:
     backends = " ".join(BACKENDS)
     starting = await asyncio.create_subprocess_exec(
         *("ip", "netns", "exec", made.netns, "sh", "-c"),
-        f"while ! nft list table ip {TABLE} 2>/dev/null | grep -q {BACKENDS[1]}; do sleep 0.05; done;"
+        f"while ! nft list table ip {TABLE} 2>/dev/null | grep -q 'goto lb-2'; do sleep 0.05; done;"
         f"exec {sys.executable} -m tests.matrix.client {VIP} 80 53 {backends}",
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
@@ -162,8 +162,11 @@ async def _first_life(made: World) -> None:
     # The backends answer before the rules are there, so that nobody is refused.
     await made.service.start()
     assert starting.stdout is not None
-    async with asyncio.timeout(20):
-        line = await starting.stdout.readline()
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            line = await starting.stdout.readline()
+    except TimeoutError:
+        line = b"nothing in time"
     if line != b"ready\n":
         raise Failure(f"the client did not start: {line!r} {made.service.tail()}")
     await made.service.kill()

@@ -58,7 +58,8 @@ class ConntrackFlows:
         if flows:
             stale = frozenset(flows)
             count = await asyncio.to_thread(_with_socket, lambda netlink: _delete(netlink, stale), 0)
-            log.info("Forgot flows", count=count)
+            if count:
+                log.info("Forgot flows", count=count)
 
     async def udp(self) -> list[Flow]:
         """List the tracked UDP flows; nothing where they cannot be had."""

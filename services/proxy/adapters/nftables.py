@@ -1,15 +1,15 @@
 """Our table in the kernel, over netlink: the one file that writes packet rules.
 
 Every change is one transaction, a rewrite of the whole table as well, so no packet
-meets a half of it. The socket is used from one thread, whose name tells our
-transactions from others'.
+meets a half of it. Only a table that is missing is made in steps. The socket is used
+from one thread, whose name tells our transactions from others'.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -88,8 +88,13 @@ class NftablesKernel:
         await self._in_thread(lambda netlink: netlink.transact(changing(self._table, change)))
 
     async def rewrite(self, wanted: Ruleset) -> None:
-        """Replace all our rules in one transaction."""
-        await self._in_thread(lambda netlink: netlink.transact(rewriting(self._table, wanted)))
+        """Replace all our rules in one transaction; where there are none, make them step by step."""
+        await self._in_thread(lambda netlink: self._rewrite(netlink, wanted))
+
+    def _rewrite(self, netlink: NetlinkSocket, wanted: Ruleset) -> None:
+        missing = not netlink.ask(message(GET_TABLE, 0, text(1, self._table)))
+        for transaction in beginning(self._table, wanted) if missing else [rewriting(self._table, wanted)]:
+            netlink.transact(transaction)
 
     async def remove(self) -> None:
         """Remove our table."""
@@ -113,6 +118,23 @@ def rewriting(table: str, wanted: Ruleset) -> list[bytes]:
         *(one for name, chain in FRAME.items() for one in nfframe.new_rules(table, name, chain)),
         *changing(table, Change(Ruleset(), wanted)),
     ]
+
+
+def beginning(table: str, wanted: Ruleset) -> Iterator[list[bytes]]:
+    """Yield the transactions that make the table where there is none.
+
+    What leads to a service comes after its endpoints, and what refuses comes last, so
+    that no packet fares worse than without the table. A large transaction holds all
+    its elements in memory three times over, and takes the longer for it.
+    """
+    yield rewriting(table, Ruleset())
+    for step in (
+        Ruleset(endpoints=wanted.endpoints),
+        Ruleset(hairpins=wanted.hairpins),
+        Ruleset(services=wanted.services, chains=wanted.chains),
+        Ruleset(refused=wanted.refused, addresses=wanted.addresses),
+    ):
+        yield changing(table, Change(Ruleset(), step))
 
 
 def changing(table: str, change: Change) -> list[bytes]:
