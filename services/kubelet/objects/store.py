@@ -159,8 +159,9 @@ class ObjectStore:
     async def maintain(self) -> None:
         """Do what can wait: mend the file, keep the reserve, copy the rows. Raises nothing."""
         async with self._lock:
-            rows, revision = [_row(entry) for entry in self._entries.values()], self._revision
+            revision = self._revision
             if self._fault:
+                rows = self._rows()
                 try:
                     await self._in_thread(lambda: self._database.reopen(rows, revision))
                     log.info("Mended the object store", was=self._fault)
@@ -169,11 +170,16 @@ class ObjectStore:
                     self._fault = error.message
             self._full = not await self._in_thread(self._database.keep_reserve)
             if revision != self._backed_up:
+                rows = self._rows()
                 try:
                     await self._in_thread(lambda: self._backup.write(rows, revision))
                     self._backed_up = revision
                 except OSError as error:
                     log.warning("Could not copy the object store", error=str(error))
+
+    def _rows(self) -> list[Row]:
+        """Render every object: some milliseconds, so only when it is wanted."""
+        return [_row(entry) for entry in self._entries.values()]
 
     async def run(self) -> None:
         """Maintain the file for ever."""
