@@ -148,12 +148,34 @@ def test_a_controller_that_goes_under_a_living_cgroup_ends_alone(reader: CgroupR
     assert after.memory.usage > 0
 
 
+def test_a_cgroup_that_is_found_half_made_is_read_whole_later(reader: CgroupReader, parent: str) -> None:
+    """A runtime makes it in one tree after the other; who looks in between sees only some."""
+    if reader.layout is CgroupLayout.V2:
+        pytest.skip("there is one tree on cgroup v2")
+    made = Cgroup(parent)
+    late = [place for place in made._places if "cpu" in place.parent.parent.name]
+    made._places = [place for place in made._places if place not in late]
+    made.make()
+    try:
+        half = look(reader)[made.id]
+        for place in late:
+            place.mkdir(parents=True)
+        whole = look(reader)[made.id]
+    finally:
+        made._places += late
+        made.remove()
+
+    assert half.cpu is NO_CPU
+    assert half.memory.usage > 0
+    assert whole.cpu is not NO_CPU
+
+
 @pytest.mark.fault("F45")
 @pytest.mark.asyncio
 async def test_containers_that_come_and_go_by_the_hundred_leave_nothing(
     reader: CgroupReader, parent: str
 ) -> None:
-    """A bystander's counter never falls, no sample fails, nobody's zeros are told, no file stays open."""
+    """No counter of anyone falls, no sample fails, the bystander is in each, no file stays open."""
     made = [Cgroup(parent) for _ in range(CHURN)]
     done = threading.Event()
 
@@ -169,19 +191,19 @@ async def test_containers_that_come_and_go_by_the_hundred_leave_nothing(
     with cgroup(parent) as bystander:
         worker = threading.Thread(target=churn)
         worker.start()
-        usage, told = [0], set[str]()
+        usage: dict[str, int] = {}
         async with asyncio.timeout(60):
             while not done.is_set():
                 snapshot = await sampler.sample()
                 found = {stats.identity.id: stats for stats in snapshot.containers}
-                usage.append(found[bystander.id].cpu.usage_ns)
-                told |= found.keys() & {one.id for one in made}
-                assert not [key for key in told & found.keys() if found[key].cpu.period_us == 0]
+                assert found[bystander.id].cpu.usage_ns > 0
+                for key in found.keys() & {bystander.id, *(one.id for one in made)}:
+                    if found[key].cpu is not NO_CPU:
+                        assert found[key].cpu.usage_ns >= usage.get(key, 0)
+                        usage[key] = found[key].cpu.usage_ns
         await asyncio.to_thread(worker.join)
         last = await sampler.sample()
 
-    assert usage == sorted(usage)
-    assert usage[-1] > 0
-    assert told
+    assert len(usage) > 1
     assert not {stats.identity.id for stats in last.containers} & {one.id for one in made}
     assert not [path for one in made for path in open_below(one.id)]
