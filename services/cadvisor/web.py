@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import gzip
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from services.cadvisor.core.model import Snapshot, Stats
 from services.common import gauges, process
 from services.common.httpserver import new_application
 
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_PIECE_BYTES = 65_536
+_SEND_SECONDS = 20.0
 UI = Path(__file__).parent / "ui"
 _PAGES = {
     "/": ("index.html", "text/html"),
@@ -28,17 +33,39 @@ _HEADERS = {
 
 
 class MetricsPage:
-    """Renders a snapshot once, for every scraper."""
+    """One rendering of a snapshot, plain and compressed, for every scraper. Belongs to one event loop."""
 
     def __init__(self) -> None:
+        self._lock = asyncio.Lock()
         self._of: Snapshot | None = None
-        self._page = b""
+        self._plain = self._packed = b""
 
-    def page(self, snapshot: Snapshot) -> bytes:
-        """Return the page of a snapshot."""
-        if self._of is not snapshot:
-            self._of, self._page = snapshot, exposition.render(snapshot).encode()
-        return self._page
+    async def page(self, snapshot: Snapshot, *, packed: bool) -> bytes:
+        """Return the page; all who ask for one snapshot get the same object."""
+        async with self._lock:
+            if self._of is not snapshot:
+                own = gauges.page(process.HELP, process.gauges())
+                self._plain, self._packed = exposition.render(snapshot).encode() + own, b""
+                self._of = snapshot
+            if packed and not self._packed:
+                self._packed = await asyncio.to_thread(gzip.compress, self._plain, 1)
+            return self._packed if packed else self._plain
+
+
+async def send(request: web.Request, body: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
+    """Send piece by piece: one who reads slowly holds a piece in memory, not the page, and not for ever."""
+    answer = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
+    await answer.prepare(request)
+    pieces = memoryview(body)
+    try:
+        async with asyncio.timeout(_SEND_SECONDS):
+            for start in range(0, len(body), _PIECE_BYTES):
+                await answer.write(pieces[start : start + _PIECE_BYTES])
+            await answer.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    return answer
 
 
 def application(
@@ -50,12 +77,14 @@ def application(
     app = new_application(healthy=healthy)
     metrics_page = MetricsPage()
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def metrics(request: web.Request) -> web.StreamResponse:
         snapshot = latest()
         if snapshot is None:
             return web.Response(text="Nothing has been sampled yet\n", status=503)
-        body = metrics_page.page(snapshot) + gauges.page(process.HELP, process.gauges())
-        return web.Response(body=body, content_type="text/plain", charset="utf-8")
+        packed = "gzip" in request.headers.get("Accept-Encoding", "")
+        body = await metrics_page.page(snapshot, packed=packed)
+        encoding = {"Content-Encoding": "gzip"} if packed else {}
+        return await send(request, body, {"Content-Type": _TEXT, "Vary": "Accept-Encoding", **encoding})
 
     async def data(request: web.Request) -> web.Response:
         found = list(history()) if request.query.get("history") else list(history())[-1:]

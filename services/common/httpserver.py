@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from aiohttp import web
 
@@ -28,12 +29,27 @@ def new_application(*, healthy: Callable[[], str | None]) -> web.Application:
 
 @web.middleware
 async def _refuse_foreign_hosts(request: web.Request, handler: Callable[..., object]) -> web.StreamResponse:
-    """Refuse a name that is not this machine's, so that no web page can read us by DNS rebinding."""
-    host = (request.host or "").rsplit(":", 1)[0].strip("[]")
-    if not (host == "localhost" or host.replace(".", "").isdigit() or ":" in host or host == "::1"):
-        return web.Response(status=403, text=f"Host {host!r} is not served; use 127.0.0.1 or localhost\n")
+    """Refuse a name that is not loopback's, so that no web page can read us by DNS rebinding."""
+    if not _loopback(request.headers.get("Host", "")):
+        return web.Response(status=421, text="This name is not served; use 127.0.0.1 or localhost\n")
     answer: web.StreamResponse = await handler(request)  # type: ignore[misc]  # aiohttp types handlers loosely
     return answer
+
+
+def _loopback(host: str) -> bool:
+    """Tell whether a Host header names loopback, with or without a port. One that is absent names nobody."""
+    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    if not colon:
+        name = host
+    elif not port.isdigit():
+        return False
+    if name.lower() == "localhost":
+        return True
+    bracketed = name.startswith("[") and name.endswith("]")
+    try:
+        return ip_address(name[1:-1] if bracketed else name).is_loopback
+    except ValueError:
+        return False
 
 
 class HttpServer:

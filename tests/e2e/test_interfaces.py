@@ -100,7 +100,7 @@ def test_another_host_name_is_refused(node: Node) -> None:
         urllib.request.urlopen(request, timeout=10)
 
     caught.value.close()
-    assert caught.value.code == 403
+    assert caught.value.code == 421
 
 
 def test_on_loopback_reading_needs_nothing_and_changing_the_token(node: Node, pod: str) -> None:

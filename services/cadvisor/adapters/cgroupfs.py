@@ -38,7 +38,8 @@ _READ_BYTES = 65_536
 _OPEN = failpoints.step("cgroup.open")
 _CLOSE = failpoints.step("cgroup.close")
 _FILE_LIMIT = 20_000
-# A starting container's first process enters its network namespace after its cgroup.
+# A starting container's cgroup is made in one tree after the other, and its first process
+# enters its network namespace after its cgroup.
 _STARTING_LOOKS = 10
 # Controllers that we read; others may be mounted too.
 _WALKED = ("memory", "cpuacct", "cpu", "pids", "")
@@ -92,13 +93,14 @@ class _Group:
     """One cgroup with its open files."""
 
     identity: Identity
-    directory: str
     parts: dict[str, _Part]
     processes: _Part
     network: _Part = field(default_factory=_Part)
     stats: Stats | None = None
     looks: int = 0
     gone: bool = False
+    whole: bool = True
+    age: int = 0
 
     def all_parts(self) -> Iterable[_Part]:
         """Return everything that is open."""
@@ -140,21 +142,24 @@ class CgroupReader:
     def discover(self) -> None:
         """Find containers' cgroups; open what came, close what went or was moved."""
         found = dict(self._walk())
-        for name in [name for name, group in self._groups.items() if self._went(group, found.get(name))]:
+        ages: dict[str, int] = {}
+        for group in self._groups.values():
+            group.age += 1
+        for name in [name for name, group in self._groups.items() if _went(group, found.get(name))]:
             with _CLOSE:
-                self._groups.pop(name).close()
+                group = self._groups.pop(name)
+                group.close()
+                ages[name] = group.age
             _CLOSE.recorded_in_thread()
         held = self.open_file_count()
         for name in found.keys() - self._groups.keys():
             if held < _FILE_LIMIT:
                 with _OPEN:
                     made = self._groups[name] = self._open(name, found[name])
+                    made.age = ages.get(name, 0)
                 held += sum(len(part.files) for part in made.all_parts())
                 _OPEN.recorded_in_thread()
         self._devices = procfs.disk_names(_content(self._proc / "diskstats"))
-
-    def _went(self, group: _Group, path: str | None) -> bool:
-        return group.gone or path != group.identity.path
 
     def _base(self) -> str:
         """Return the tree in which containers are looked for."""
@@ -174,7 +179,9 @@ class CgroupReader:
 
     def _open(self, name: str, path: str) -> _Group:
         parts = {kind: _Part() for kind in _PARTS.values()}
+        whole = True
         for root, names in self._places():
+            whole = whole and Path(f"{root}{path}").is_dir()
             for file in names:
                 descriptor = _open(f"{root}{path}/{file}")
                 if descriptor is not None:
@@ -182,7 +189,7 @@ class CgroupReader:
         directory = f"{self._base()}{path}"
         listed = _open(f"{directory}/cgroup.procs")
         processes = _Part([_File("cgroup.procs", listed)] if listed is not None else [])
-        return _Group(Identity(path, id=name, created=_created(directory)), directory, parts, processes)
+        return _Group(Identity(path, id=name, created=_created(directory)), parts, processes, whole=whole)
 
     def _places(self) -> Iterable[tuple[str, tuple[str, ...]]]:
         if self.layout is CgroupLayout.V2:
@@ -278,6 +285,11 @@ class CgroupReader:
             descriptor = _open(f"{self._proc}/{pids[0].decode(errors='replace')}/net/dev")
             if descriptor is not None:
                 group.network.files.append(_File("dev", descriptor))
+
+
+def _went(group: _Group, path: str | None) -> bool:
+    """Tell whether a group must be closed: it went, was moved, or is to be opened as a whole."""
+    return group.gone or path != group.identity.path or (not group.whole and group.age <= _STARTING_LOOKS)
 
 
 def _open(path: str) -> int | None:

@@ -21,20 +21,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from watchfiles import awatch
-
 from services.common import failpoints
 from services.common.beneath import Refused, open_file
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
 from services.kubelet.core.documents import LIMIT_BYTES
+from services.kubelet.loops import inotify
 
 log = get_logger(__name__)
 _TAKE = failpoints.step("manifest.take")
 _DROP = failpoints.step("manifest.drop")
 SUFFIXES = (".yaml", ".yml", ".json")
 RESCAN_SECONDS = 20.0
+# An editor changes a file several times in a row.
+_BURST_SECONDS = 0.05
+_REWATCH_SECONDS = 1.0
 
 
 class Outcome(Protocol):
@@ -100,10 +102,19 @@ class ManifestDirectory:
                     continue
 
     async def _watch(self) -> None:
-        async for _ in awatch(
-            self._directory, debounce=200, step=50, rust_timeout=1000, yield_on_timeout=False
-        ):
-            self._look.set()
+        """Look when the kernel tells of a change; where it cannot, the time in `run` is all there is."""
+        told = ""
+        while True:
+            try:
+                async for _ in inotify.changes(self._directory):
+                    self._look.set()
+                    await asyncio.sleep(_BURST_SECONDS)
+                    told = ""
+            except OSError as error:
+                if told != str(error):
+                    log.warning("Could not watch the manifests", error=str(error))
+                told = str(error)
+            await asyncio.sleep(_REWATCH_SECONDS)
 
     async def scan(self) -> None:
         """Bring the store in step with the files once."""

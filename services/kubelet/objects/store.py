@@ -194,15 +194,14 @@ class ObjectStore:
     async def maintain(self) -> None:
         """Do what can wait: mend the file, keep the reserve, copy the rows. Raises nothing."""
         async with self._lock:
-            rows = [*self._unread, *(_row(entry) for entry in self._entries.values())]
             if self._fault:
-                await self._mend(rows)
+                await self._mend(self._rows())
             full = not await self._in_thread(self._has_room)
             if full is not self._full:
                 log.warning("Changed whether the object store's disk is full", full=full)
             self._full = full
             if self._revision != self._backed_up:
-                await self._copy(rows)
+                await self._copy(self._rows())
 
     async def _mend(self, rows: Sequence[Row]) -> None:
         stamp, revision, settled = self._stamp(), self._revision, self._settled
@@ -227,6 +226,10 @@ class ObjectStore:
             self._backed_up = revision
         except OSError as error:
             log.warning("Could not copy the object store", error=str(error))
+
+    def _rows(self) -> list[Row]:
+        """Render every object: some milliseconds, so only when it is wanted."""
+        return [*self._unread, *(_row(entry) for entry in self._entries.values())]
 
     async def run(self) -> None:
         """Maintain the file for ever."""

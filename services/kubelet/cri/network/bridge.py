@@ -156,7 +156,10 @@ class BridgeNetwork:
         if iptables.has_docker_chains(tables):
             return tables
         # The engine may have started after us, and have chosen the other back end.
-        self._iptables = await iptables.choose(self._config.iptables_backend, timeout_seconds=limit)
+        chosen = await iptables.choose(self._config.iptables_backend, timeout_seconds=limit)
+        if chosen.backend == self._iptables.backend:
+            return tables
+        self._iptables = chosen
         return await self._iptables.load()
 
     async def _remove_firewall(self) -> None:

@@ -18,6 +18,7 @@ from services.common import failpoints
 from services.common.logs import get_logger
 from services.common.owners import LockTakenError, take_lock
 from services.kubelet.cri.network import errors, ipam, links
+from services.kubelet.cri.network.changes import NetworkChanges
 from services.kubelet.cri.network.config import BridgeConfig
 from services.kubelet.cri.network.leases import LeaseFile, replace_file
 from services.kubelet.cri.network.naming import (
@@ -38,6 +39,8 @@ _UNLINK = failpoints.step("network.unlink")
 _RELEASE = failpoints.step("network.release")
 
 _DEFAULT_MTU: Final = 1500
+# Looks at the bridge that may be left out in a row: one a minute is taken in any case.
+_SKIPS: Final = 5
 
 
 class Wiring:
@@ -50,6 +53,12 @@ class Wiring:
         self._leases = ipam.Leases(config.pool)
         self._mtu = config.mtu_bytes or _DEFAULT_MTU
         self._lock: int | None = None
+        self._changes = NetworkChanges()
+        self._whole_at: int | None = None
+        self._skipped = 0
+        self._obstacles: tuple[str, ...] = ()
+        self._listed: list[links.Port] = []
+        self._listed_at: int | None = None
 
     def open(self) -> None:
         """Take the state directory and load the leases; lost ones are rebuilt from the links' marks.
@@ -58,12 +67,14 @@ class Wiring:
         """
         self._config.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._take_lock()
+        self._changes.open()
         loaded = self._file.load(self._config.pool)
         self._leases = loaded if loaded is not None else self._rebuilt()
 
     def close(self) -> None:
         """Give the state directory back. Links and leases stay."""
         links.close()
+        self._changes.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -71,8 +82,18 @@ class Wiring:
     def ensure_bridge(self) -> tuple[str, ...]:
         """Make the bridge whole and put stray veths back on it; return what stands in its way, for people.
 
-        Raises `NetworkError` LINK_NAME_TAKEN when a foreign link has its name.
+        Nothing is looked at while the kernel tells of no change, a few times in a row at most. Raises
+        `NetworkError` LINK_NAME_TAKEN when a foreign link has its name.
         """
+        self._skipped += 1
+        if self._whole_at == self._changes.count() and self._skipped <= _SKIPS:
+            return self._obstacles
+        self._obstacles = self._make_bridge_whole()
+        # Our own changes are told to us as well.
+        self._whole_at, self._skipped = self._changes.count(), 0
+        return self._obstacles
+
+    def _make_bridge_whole(self) -> tuple[str, ...]:
         config, name = self._config, self._config.bridge
         found = links.find_link(name)
         if found is None:
@@ -206,6 +227,13 @@ class Wiring:
 
     def _ports(self) -> list[links.Port]:
         """List the veths that are ours: named as ours, and on our bridge or marked for it."""
+        count = self._changes.count()
+        if count != self._listed_at:
+            # Read after the count: what changes meanwhile moves it, and is read the next time.
+            self._listed, self._listed_at = self._list_ports(), count
+        return list(self._listed)
+
+    def _list_ports(self) -> list[links.Port]:
         prefix, bridge = self._config.veth_prefix, self._config.bridge
         veths = (link for link in links.list_links() if link.kind == "veth" and link.name.startswith(prefix))
         return [veth for veth in veths if bridge in (veth.bridge, _marked_bridge(veth))]
