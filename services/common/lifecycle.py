@@ -20,6 +20,8 @@ from services.common.errors import TripodError
 from services.common.logs import get_logger
 
 HARD_EXIT_SECONDS = 8.0
+# What a hanging thread gets to end at the end.
+_LEAVE_SECONDS = 0.5
 _FIRST_RESTART_SECONDS = 0.1
 _CALM_SECONDS = 60.0
 log = get_logger(__name__)
@@ -30,14 +32,24 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], *, service: str) -> in
 
     0 after an orderly end, 1 after a fault, which is logged.
     """
+    code = 0
     try:
         asyncio.run(_with_signals(main, service))
     except Exception as error:
         for leaf in _flat(error):
             _log_end(service, leaf)
-        return 1
-    log.info("Ended", service=service)
-    return 0
+        code = 1
+    if code == 0:
+        log.info("Ended", service=service)
+    _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """Wait for no thread that hangs in a call: all that must be kept is kept by now."""
+    timer = threading.Timer(_LEAVE_SECONDS, _exit_now, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _log_end(service: str, error: BaseException) -> None:
@@ -73,9 +85,9 @@ def _on_signal(stop: asyncio.Event, service: str, name: str) -> None:
     timer.start()
 
 
-def _exit_now() -> None:
+def _exit_now(code: int = 1) -> None:
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 async def supervise(name: str, body: Callable[[], Awaitable[None]], *, clock: Clock, budget: int = 5) -> None:
