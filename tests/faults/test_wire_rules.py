@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from cli import node
 from services.common import grpcclient, grpcserver
 from services.common.grpcserver import Limits
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAMS = sorted([*(ROOT / "services").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
-# The wrapper that all others call through, and the generated functions that only add servicers.
-WRAPPER = ROOT / "services/common/grpcclient.py"
+# Where channels and servers are made; the CLI knows nothing of the services' code.
+PLACES = ("services/common/grpcclient.py", "services/common/grpcserver.py", "cli/node.py")
 TASK_OWNERS = {
     # Each ends or waits for its task itself, as the line says.
     "services/kubelet/server/pods.py",
@@ -44,21 +45,42 @@ def stub_methods() -> set[str]:
     return found | {"Check", "Watch"}
 
 
-def test_no_stub_is_called_but_through_the_wrapper() -> None:
-    """So every call has a deadline, a trace, an end in `finally`, and errors of ours."""
+def stub_calls() -> Iterator[tuple[str, ast.Call, ast.Attribute]]:
+    """Yield every call of something that is named like a method of a contract; messages are no stubs."""
     methods = stub_methods()
+    for name, tree in trees():
+        for call in calls(tree):
+            func = call.func
+            if not isinstance(func, ast.Attribute) or func.attr not in methods:
+                continue
+            if not ast.unparse(func.value).endswith(("pb", "pb2")):
+                yield name, call, func
+
+
+def test_no_service_calls_a_stub_but_through_the_wrapper() -> None:
+    """So every call has a deadline, a trace, an end in `finally`, and errors of ours."""
     direct = [
-        f"{name}:{call.lineno} {call.func.attr}"
-        for name, tree in trees()
-        for call in calls(tree)
-        if isinstance(call.func, ast.Attribute)
-        and call.func.attr in methods
-        and not isinstance(call.func.value, ast.Call)
-        and name != "services/common/grpcclient.py"
+        f"{name}:{call.lineno} {func.attr}"
+        for name, call, func in stub_calls()
+        if name.startswith("services/")
     ]
 
-    assert {"RunPodSandbox", "WatchPods", "ListStats"} <= methods
+    assert {"RunPodSandbox", "WatchPods", "ListStats"} <= stub_methods()
     assert direct == []
+
+
+def test_every_unary_call_of_the_cli_has_a_deadline() -> None:
+    """Streams last as long as whoever reads them wants."""
+    found = [(name, call, func.attr) for name, call, func in stub_calls() if name.startswith("cli/")]
+    without = [
+        f"{name}:{call.lineno} {method}"
+        for name, call, method in found
+        if not method.startswith(("Watch", "Logs", "Exec"))
+        and not any(keyword.arg == "timeout" for keyword in call.keywords)
+    ]
+
+    assert len(found) > 8
+    assert without == []
 
 
 def test_every_unary_call_says_its_deadline() -> None:
@@ -87,14 +109,15 @@ def test_channels_and_servers_are_made_in_one_place() -> None:
         if isinstance(call.func, ast.Attribute)
         and call.func.attr in made
         and ast.unparse(call.func.value) in ("grpc.aio", "grpc")
-        and name not in ("services/common/grpcclient.py", "services/common/grpcserver.py")
+        and name not in PLACES
     ]
-    options = dict(grpcserver._options(Limits()))
+    options, client = dict(grpcserver._options(Limits())), dict(node._options())
 
     assert elsewhere == []
     assert options["grpc.max_concurrent_streams"] == Limits().concurrent_streams
     assert options["grpc.max_receive_message_length"] == Limits().message_bytes
     assert options["grpc.keepalive_time_ms"] == grpcclient.KEEPALIVE_SECONDS * 1000
+    assert client["grpc.keepalive_time_ms"] == grpcclient.KEEPALIVE_SECONDS * 1000
     # Else the client's own pings would be taken for a flood.
     assert options["grpc.http2.min_ping_interval_without_data_ms"] < grpcclient.KEEPALIVE_SECONDS * 1000
 
