@@ -13,7 +13,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import FrameType
 
 from services.common.clock import Clock
 from services.common.errors import TripodError
@@ -66,27 +69,48 @@ def _flat(error: BaseException) -> list[BaseException]:
 
 
 async def _with_signals(main: Callable[[asyncio.Event], Awaitable[None]], service: str) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    end = _End(asyncio.get_running_loop(), service)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, stop, service, signal.Signals(number).name)
+        # Not the loop's own handlers: a loop that hangs in a call would never run them.
+        signal.signal(number, end.on_signal)
     gc.freeze()
-    await main(stop)
+    await main(end.stop)
 
 
-def _on_signal(stop: asyncio.Event, service: str, name: str) -> None:
-    if stop.is_set():
-        log.warning("Ended at once on a second signal", service=service, signal=name)
-        _exit_now()
-    log.info("Ending on a signal", service=service, signal=name)
-    stop.set()
-    timer = threading.Timer(HARD_EXIT_SECONDS, _exit_now)
-    timer.daemon = True
-    timer.start()
+class _End:
+    """Hears signals, tells the loop, and sees to it that the end comes even if the loop hangs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, service: str) -> None:
+        self.stop = asyncio.Event()
+        self._loop = loop
+        self._service = service
+        self._asked = False
+        heard, self._tell = os.pipe()
+        threading.Thread(target=_hard_exit, args=(heard,), name="hard-exit", daemon=True).start()
+
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        """Ask for the end; a second signal ends at once. Takes no lock: it interrupts whatever runs."""
+        if self._asked:
+            _exit_now()
+        self._asked = True
+        os.write(self._tell, b"x")
+        with suppress(RuntimeError):  # The loop has ended already.
+            self._loop.call_soon_threadsafe(self._begin, signal.Signals(number).name)
+
+    def _begin(self, name: str) -> None:
+        log.info("Ending on a signal", service=self._service, signal=name)
+        self.stop.set()
+
+
+def _hard_exit(heard: int) -> None:
+    os.read(heard, 1)
+    time.sleep(HARD_EXIT_SECONDS)
+    _exit_now()
 
 
 def _exit_now(code: int = 1) -> None:
-    sys.stdout.flush()
+    with suppress(RuntimeError):  # A signal came while something was written.
+        sys.stdout.flush()
     os._exit(code)
 
 
