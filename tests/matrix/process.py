@@ -25,7 +25,7 @@ class Failure(Exception):  # noqa: N818  # what the matrix prints
 async def until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = 20.0) -> None:
     """Wait for a condition with a limit. Raises `Failure`."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    deadline = loop.time() + seconds + Service.manner.extra_seconds
     while not await holds():
         if loop.time() > deadline:
             raise Failure(f"I2 convergence: not within {seconds:g} s: {what}")
@@ -44,13 +44,15 @@ class Manner:
 
     action: str
     codes: frozenset[int]
+    # How much later all may come about.
+    extra_seconds: float = 0.0
 
 
 # A service that is told to end ends well; one that hangs just then may be cut off after 8 s.
 MANNERS = {
     "KILL": Manner("kill", frozenset({-signal.SIGKILL})),
     "TERM": Manner("term", frozenset({0})),
-    "TERM-HANG": Manner("term(hang)", frozenset({0, 1})),
+    "TERM-HANG": Manner("term(hang)", frozenset({0, 1}), 8.0),
 }
 
 
@@ -139,6 +141,12 @@ class Service:
     def tail(self) -> str:
         """Return the end of its log."""
         return self.log.read_bytes()[-2000:].decode(errors="replace")
+
+    async def ended(self, limit_seconds: float) -> int:
+        """Wait until this life has ended; return its code. Raises `TimeoutError`."""
+        assert self._process is not None
+        async with asyncio.timeout(limit_seconds):
+            return await self._process.wait()
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
