@@ -26,6 +26,7 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.netns  # Needs none, but takes too long for the fast tests.
 @pytest.mark.timeout(300)
 async def test_a_kubelet_that_is_told_to_end_amid_a_pods_life_leaves_it_as_it_was(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
