@@ -121,6 +121,9 @@ def _options() -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", _MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MESSAGE_BYTES),
+        # A log that is followed ends when its node vanishes without a word.
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.default_authority", "localhost"),
         ("grpc.enable_http_proxy", 0),
     ]

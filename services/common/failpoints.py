@@ -13,6 +13,7 @@ last one for ever after. `*` names every instant that is not named otherwise.
 - `drop_reply`: the same under its own reason; at `after` the work was done and its caller never learns.
 - `delay(MILLISECONDS)`, `hang`: wait so long, or for ever.
 - `kill`: SIGKILL ourselves.
+- `term`: SIGTERM ourselves and go on; `term(hang)` stays there for ever.
 - `log(FILE)`: append the instant's name to a file, and go on.
 """
 
@@ -31,7 +32,7 @@ from types import TracebackType
 from services.common.errors import Code, TripodError
 
 POSITIONS = ("before", "after", "recorded")
-ACTIONS = ("off", "error", "drop_reply", "delay", "hang", "kill", "log")
+ACTIONS = ("off", "error", "drop_reply", "delay", "hang", "kill", "term", "log")
 _TERM = re.compile(r"(?:(?P<count>[0-9]+)\*)?(?P<action>[a-z_]+)(?:\((?P<argument>[^()]*)\))?")
 _EVER = 1 << 62
 _steps: dict[str, Step] = {}
@@ -172,10 +173,10 @@ async def _pass(name: str) -> None:
         return
     if term.action == "delay":
         await asyncio.sleep(int(term.argument) / 1000)
-    elif term.action == "hang":
-        await asyncio.Event().wait()
     else:
         _do(name, term)
+        if _hangs(term):
+            await asyncio.Event().wait()
 
 
 def _pass_in_thread(name: str) -> None:
@@ -184,10 +185,14 @@ def _pass_in_thread(name: str) -> None:
         return
     if term.action == "delay":
         time.sleep(int(term.argument) / 1000)
-    elif term.action == "hang":
-        threading.Event().wait()
     else:
         _do(name, term)
+        if _hangs(term):
+            threading.Event().wait()
+
+
+def _hangs(term: _Term) -> bool:
+    return term.action == "hang" or (term.action == "term" and term.argument == "hang")
 
 
 def _now(name: str) -> _Term | None:
@@ -203,6 +208,8 @@ def _do(name: str, term: _Term) -> None:
             raise FailpointError(name, "REPLY_DROPPED", f"Dropped the reply at {name} on purpose")
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "term":
+            os.kill(os.getpid(), signal.SIGTERM)
         case "log":
             with open(term.argument, "a", encoding="utf-8") as file:  # noqa: PTH123  # appends one line whole
                 file.write(f"{name}\n")

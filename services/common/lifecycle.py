@@ -13,7 +13,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import FrameType
 
 from services.common.clock import Clock
 from services.common.errors import TripodError
@@ -21,6 +24,8 @@ from services.common.lean import Memory
 from services.common.logs import get_logger
 
 HARD_EXIT_SECONDS = 8.0
+# What a hanging thread gets to end at the end.
+_LEAVE_SECONDS = 0.5
 _FIRST_RESTART_SECONDS = 0.1
 _CALM_SECONDS = 60.0
 _ARENAS = 2
@@ -35,14 +40,24 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], *, service: str) -> in
     """
     memory = Memory()
     memory.share_arenas(_ARENAS)
+    code = 0
     try:
         asyncio.run(_with_signals(main, service, memory))
     except Exception as error:
         for leaf in _flat(error):
             _log_end(service, leaf)
-        return 1
-    log.info("Ended", service=service)
-    return 0
+        code = 1
+    if code == 0:
+        log.info("Ended", service=service)
+    _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """Wait for no thread that hangs in a call: all that must be kept is kept by now."""
+    timer = threading.Timer(_LEAVE_SECONDS, _exit_now, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _log_end(service: str, error: BaseException) -> None:
@@ -61,14 +76,15 @@ def _flat(error: BaseException) -> list[BaseException]:
 async def _with_signals(
     main: Callable[[asyncio.Event], Awaitable[None]], service: str, memory: Memory
 ) -> None:
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    end = _End(loop, service)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, stop, service, signal.Signals(number).name)
+        # Not the loop's own handlers: a loop that hangs in a call would never run them.
+        signal.signal(number, end.on_signal)
     gc.collect()
     gc.freeze()
     _trim_again_and_again(loop, memory)
-    await main(stop)
+    await main(end.stop)
 
 
 def _trim_again_and_again(loop: asyncio.AbstractEventLoop, memory: Memory) -> None:
@@ -77,20 +93,41 @@ def _trim_again_and_again(loop: asyncio.AbstractEventLoop, memory: Memory) -> No
     loop.call_later(_TRIM_SECONDS, _trim_again_and_again, loop, memory)
 
 
-def _on_signal(stop: asyncio.Event, service: str, name: str) -> None:
-    if stop.is_set():
-        log.warning("Ended at once on a second signal", service=service, signal=name)
-        _exit_now()
-    log.info("Ending on a signal", service=service, signal=name)
-    stop.set()
-    timer = threading.Timer(HARD_EXIT_SECONDS, _exit_now)
-    timer.daemon = True
-    timer.start()
+class _End:
+    """Hears signals, tells the loop, and sees to it that the end comes even if the loop hangs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, service: str) -> None:
+        self.stop = asyncio.Event()
+        self._loop = loop
+        self._service = service
+        self._asked = False
+        heard, self._tell = os.pipe()
+        threading.Thread(target=_hard_exit, args=(heard,), name="hard-exit", daemon=True).start()
+
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        """Ask for the end; a second signal ends at once. Takes no lock: it interrupts whatever runs."""
+        if self._asked:
+            _exit_now()
+        self._asked = True
+        os.write(self._tell, b"x")
+        with suppress(RuntimeError):  # The loop has ended already.
+            self._loop.call_soon_threadsafe(self._begin, signal.Signals(number).name)
+
+    def _begin(self, name: str) -> None:
+        log.info("Ending on a signal", service=self._service, signal=name)
+        self.stop.set()
 
 
-def _exit_now() -> None:
-    sys.stdout.flush()
-    os._exit(1)
+def _hard_exit(heard: int) -> None:
+    os.read(heard, 1)
+    time.sleep(HARD_EXIT_SECONDS)
+    _exit_now()
+
+
+def _exit_now(code: int = 1) -> None:
+    with suppress(RuntimeError):  # A signal came while something was written.
+        sys.stdout.flush()
+    os._exit(code)
 
 
 async def supervise(name: str, body: Callable[[], Awaitable[None]], *, clock: Clock, budget: int = 5) -> None:

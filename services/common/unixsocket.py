@@ -12,8 +12,8 @@ from pathlib import Path
 from services.common.errors import Code, TripodError
 from services.common.owners import LockTakenError, take_lock
 
-# Longest path that fits in sockaddr_un with its final zero (unix(7)).
-_PATH_LIMIT_BYTES = 107
+# sockaddr_un holds 107 bytes (unix(7)); grpcio refuses more than 105.
+_PATH_LIMIT_BYTES = 105
 
 
 class SocketClaim:

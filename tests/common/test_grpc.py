@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -163,6 +164,23 @@ async def test_the_socket_is_for_its_group_alone(tmp_path: Path) -> None:
 
     assert mode == 0o660
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("length", "reason"), [(105, ""), (106, "SOCKET_PATH_TOO_LONG")])
+async def test_a_socket_path_that_grpcio_cannot_take_is_refused_by_its_length(
+    length: int, reason: str
+) -> None:
+    """Else it would seem to be in use."""
+    with tempfile.TemporaryDirectory(prefix="long-") as folder:
+        path = Path(folder, "s" * (length - len(folder) - 1))
+        said = ""
+        try:
+            async with serving(Answers(), path):
+                pass
+        except TripodError as error:
+            said = error.reason
+
+    assert said == reason
 
 
 async def test_a_call_without_a_deadline_gets_one(tmp_path: Path) -> None:

@@ -12,17 +12,22 @@ from services.common.lifecycle import supervise
 from tests.fakes.clock import FakeClock
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, threading
+from concurrent.futures import ThreadPoolExecutor
 from services.common import lifecycle
 from services.common.errors import Code, TripodError
-lifecycle.HARD_EXIT_SECONDS = 0.5
+lifecycle.HARD_EXIT_SECONDS = 30 if sys.argv[1] == "thread" else 0.5
 async def main(stop):
     print("ready", flush=True)
+    if sys.argv[1] == "stuck":
+        threading.Event().wait()
     if sys.argv[1] == "fault":
         raise TripodError("it broke", code=Code.INTERNAL, reason="BROKE")
     await stop.wait()
     if sys.argv[1] == "hang":
         await asyncio.Event().wait()
+    if sys.argv[1] == "thread":
+        asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(), threading.Event().wait)
 sys.exit(lifecycle.run(main, service="x"))
 """
 
@@ -33,6 +38,8 @@ sys.exit(lifecycle.run(main, service="x"))
         pytest.param("orderly", 0, id="an-orderly-end"),
         pytest.param("fault", 1, id="a-fault"),
         pytest.param("hang", 1, id="a-hang-is-cut-off"),
+        pytest.param("stuck", 1, id="a-loop-that-hangs-in-a-call-is-cut-off"),
+        pytest.param("thread", 0, id="a-thread-that-hangs-is-not-waited-for"),
     ],
 )
 def test_the_exit_code_says_how_it_ended(how: str, expected: int) -> None:
@@ -42,7 +49,7 @@ def test_the_exit_code_says_how_it_ended(how: str, expected: int) -> None:
     process.stdout.readline()
     if how != "fault":
         process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=20)
 
     assert process.returncode == expected
 

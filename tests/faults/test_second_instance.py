@@ -39,9 +39,7 @@ async def answers(address: str) -> int:
 
 async def end_of(service: Service) -> tuple[int, dict[str, Any]]:
     """Wait until a service has ended; return its code and its last error."""
-    assert service._process is not None
-    async with asyncio.timeout(40):
-        code = await service._process.wait()
+    code = await service.ended(40)
     lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
     return code, [line for line in lines if line["level"] == "error"][-1]
 

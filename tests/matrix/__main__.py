@@ -22,7 +22,7 @@ from services.common import logs
 from tests.matrix.cadvisor import CadvisorMatrix
 from tests.matrix.engine import EngineMatrix
 from tests.matrix.kubelet import KubeletMatrix
-from tests.matrix.process import Failure
+from tests.matrix.process import MANNERS, Failure, Service
 from tests.matrix.proxy import ProxyMatrix
 
 
@@ -85,7 +85,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     parser.add_argument("--least", type=int, default=0, help="fail when fewer instants were killed at")
     parser.add_argument("--json", default="", help="write the result to a file")
+    parser.add_argument("--signal", default="KILL", choices=sorted(MANNERS), help="how a life ends")
     options = parser.parse_args()
+    Service.manner = MANNERS[options.signal]
     logs.configure("matrix", level="error")
     folder = Path(tempfile.mkdtemp(prefix="matrix-"))
     kinds: dict[str, Callable[[Path], Matrix]] = {

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0
@@ -21,7 +25,7 @@ class Failure(Exception):  # noqa: N818  # what the matrix prints
 async def until(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = 20.0) -> None:
     """Wait for a condition with a limit. Raises `Failure`."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    deadline = loop.time() + seconds + Service.manner.extra_seconds
     while not await holds():
         if loop.time() > deadline:
             raise Failure(f"I2 convergence: not within {seconds:g} s: {what}")
@@ -34,8 +38,32 @@ def enumerate_instants(passed: Sequence[str], occurrences: int) -> list[tuple[st
     return [(name, n) for name in dict.fromkeys(passed) for n in range(1, min(counts[name], occurrences) + 1)]
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a life ends at its instant: the failpoint's action, and the exit codes that it may have."""
+
+    action: str
+    codes: frozenset[int]
+    # How much later all may come about.
+    extra_seconds: float = 0.0
+
+
+# A service that is told to end ends well; one that hangs just then may be cut off after 8 s.
+MANNERS = {
+    "KILL": Manner("kill", frozenset({-signal.SIGKILL})),
+    "TERM": Manner("term", frozenset({0})),
+    "TERM-HANG": Manner("term(hang)", frozenset({0, 1}), 8.0),
+}
+
+
+def _seconds(begin: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+
+
 class Service:
     """`services.NAME` with an environment of its own. `instant` is killed in the first life alone."""
+
+    manner: ClassVar[Manner] = MANNERS["KILL"]
 
     def __init__(
         self, name: str, folder: Path, environment: Mapping[str, str], *, prefix: tuple[str, ...] = ()
@@ -55,9 +83,11 @@ class Service:
         self._process: asyncio.subprocess.Process | None = None
         self.lives = 0
         self.killed_itself = False
+        self.hard_exit = False
 
     async def start(self, failpoints: str = "") -> None:
-        """Start a new life."""
+        """Start a new life. Where the failpoints say `kill`, the matrix's manner of ending is meant."""
+        failpoints = failpoints.replace("1*kill", f"1*{Service.manner.action}")
         armed = {"TRIPOD_FAILPOINTS": failpoints, "TRIPOD_ALLOW_FAILPOINTS": "true"} if failpoints else {}
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
@@ -84,19 +114,39 @@ class Service:
         return self._process is None or self._process.returncode is not None
 
     async def revive(self) -> bool:
-        """Start again if it died, which only SIGKILL may have done. Tells whether it had."""
+        """Start again if it died, which only its failpoint may have done. Tells whether it had."""
         if not self.dead:
             return False
         code = self._process.returncode if self._process else None
-        if code not in (None, -signal.SIGKILL):
-            raise Failure(f"the {self.name} ended with {code}: {self.tail()}")
-        self.killed_itself = self.killed_itself or code == -signal.SIGKILL
+        if code is not None:
+            self._judge_end(code)
         await self.start()
         return True
+
+    def _judge_end(self, code: int) -> None:
+        if code not in Service.manner.codes:
+            raise Failure(f"the {self.name} ended with {code}: {self.tail()}")
+        self.killed_itself = True
+        if code == -signal.SIGKILL:
+            return
+        if self.hard_exit:
+            raise Failure(f"the {self.name} ended a second time: {self.tail()}")
+        self.hard_exit = code == 1
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        asked = [line["time"] for line in lines if line["event"] == "Ending on a signal"]
+        ended = [line["time"] for line in lines if line["event"] == "Ended"]
+        if code == 0 and (took := _seconds(asked[-1], ended[-1])) > 8.0:
+            raise Failure(f"the {self.name} took {took:.1f} s to end on SIGTERM")
 
     def tail(self) -> str:
         """Return the end of its log."""
         return self.log.read_bytes()[-2000:].decode(errors="replace")
+
+    async def ended(self, limit_seconds: float) -> int:
+        """Wait until this life has ended; return its code. Raises `TimeoutError`."""
+        assert self._process is not None
+        async with asyncio.timeout(limit_seconds):
+            return await self._process.wait()
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

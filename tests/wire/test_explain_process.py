@@ -67,7 +67,10 @@ async def test_a_kubelet_that_starts_without_its_runtime_explains_what_it_waits_
     fake = FakeCri(IMAGE)  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
     service = Service("kubelet", tmp_path, environment)
     channel = open_channel(f"unix://{tmp_path}/run/kubelet.sock")
-    world, server = World(folder=tmp_path, fake=fake, service=service, channel=channel), cri_server(fake, tmp_path / "fake.sock")
+    world, server = (
+        World(folder=tmp_path, fake=fake, service=service, channel=channel),
+        cri_server(fake, tmp_path / "fake.sock"),
+    )
     try:
         await service.start()
         await world.apply(pod("a"))

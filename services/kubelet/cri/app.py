@@ -22,6 +22,7 @@ from services.kubelet.cri.config import CriConfig
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
+from services.kubelet.cri.errors import CriError
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.image_service import ImageService
 from services.kubelet.cri.inflight import InFlight
@@ -70,6 +71,7 @@ class CriServer:
         self._holdings = Holdings(self._client, config.node_name, self._register)
         self._inflight: InFlight[str] = InFlight()
         self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
+        self._sandboxes = self._made_sandboxes()
         self._logs: LogKeeper | None = None
         self._server: GrpcServer | None = None
 
@@ -88,13 +90,12 @@ class CriServer:
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
         if not self._host.negative_oom_scores:
             log.info("Clamped negative out-of-memory scores to 0", why="the host lacks CAP_SYS_RESOURCE")
-        sandboxes = self._sandboxes()
-        await sandboxes.prepare()
-        self._server = self._build(streams, execution, streaming, sandboxes)
+        await self._sandboxes.prepare()
+        self._server = self._build(streams, execution, streaming, self._sandboxes)
         await self._server.start()
         await self._server.set_serving(True)
 
-    def _sandboxes(self) -> Sandboxes:
+    def _made_sandboxes(self) -> Sandboxes:
         return Sandboxes(
             self._client,
             self._holdings,
@@ -193,12 +194,17 @@ class CriServer:
     async def _mend_links(self) -> None:
         """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""
         owned = await self._holdings.listing(naming.SANDBOX)
-        await self._network.collect({str(item["Id"]) for item, _ in owned})
+        listed = {str(item["Id"]) for item, _ in owned}
+        # A list may lack what is there: only what the engine does not know by its id either is gone.
+        missing = await self._network.list_attached() - listed
+        there = {sandbox_id for sandbox_id in missing if await self._client.inspect(sandbox_id) is not None}
+        await self._network.collect(listed | there)
         running = {str(item["Id"]) for item, _ in owned if item["State"] == "running"}
         for sandbox_id in set(await self._network.severed()) & running:
-            inspected = await self._client.inspect(sandbox_id)
-            if inspected and inspected["State"]["Pid"]:
-                await self._network.attach(sandbox_id, int(inspected["State"]["Pid"]), hostname="")
+            try:
+                await self._sandboxes.attach(sandbox_id, "")
+            except CriError as error:
+                log.warning("Could not wire a sandbox anew", pod_sandbox_id=sandbox_id, error=error.message)
 
     async def stop(self) -> None:
         """Stop serving. Everything that runs, runs on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from services.kubelet.cri.streaming.session import StreamRequest
@@ -11,8 +11,18 @@ from services.kubelet.cri.streaming.session import StreamRequest
 class PodNetwork(Protocol):
     """Gives sandboxes their addresses. Every call may be repeated."""
 
-    async def attach(self, sandbox_id: str, pid: int, *, hostname: str) -> tuple[str, ...]:
-        """Wire the network namespace of process `pid`; returns its addresses."""
+    async def attach(
+        self,
+        sandbox_id: str,
+        pid: int,
+        *,
+        hostname: str,
+        confirm: Callable[[], Awaitable[bool]] | None = None,
+    ) -> tuple[str, ...]:
+        """Wire the network namespace of process `pid`; returns its addresses.
+
+        `confirm` is asked once the namespace is held: whether `pid` is the sandbox's still.
+        """
         ...
 
     async def detach(self, sandbox_id: str) -> None:

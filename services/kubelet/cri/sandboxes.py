@@ -220,7 +220,7 @@ class Sandboxes:
                 await self._client.start(sandbox_id)
             await _START.recorded()
             if not record.host_network:
-                await self._attach(sandbox_id, config.hostname)
+                await self.attach(sandbox_id, config.hostname)
         except BaseException:
             await asyncio.shield(self._discard(sandbox_id))
             raise
@@ -252,13 +252,21 @@ class Sandboxes:
             metadata={"pod_sandbox_id": sandbox_id},
         )
 
-    async def _attach(self, sandbox_id: str, hostname: str) -> None:
-        inspected = await self._client.inspect(sandbox_id)
-        pid = int(inspected["State"]["Pid"]) if inspected else 0
+    async def attach(self, sandbox_id: str, hostname: str) -> None:
+        """Wire a running sandbox. May be repeated. A process id that is reused wires nobody else."""
+        pid = await self._pid(sandbox_id)
         if pid == 0:
             raise CriError("The pause container ended at once", code=Code.UNAVAILABLE, reason="SANDBOX_ENDED")
+
+        async def same() -> bool:
+            return await self._pid(sandbox_id) == pid
+
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
-            await self._network.attach(sandbox_id, pid, hostname=hostname)
+            await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same)
+
+    async def _pid(self, sandbox_id: str) -> int:
+        inspected = await self._client.inspect(sandbox_id)
+        return int(inspected["State"]["Pid"]) if inspected else 0
 
     async def _discard(self, sandbox_id: str) -> None:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -21,6 +21,7 @@ from services.kubelet.cri.network.sysctls import Sysctls
 from services.kubelet.cri.network.wiring import Wiring
 
 T = TypeVar("T")
+_CONFIRM_SECONDS = 5.0
 
 log = get_logger(__name__)
 
@@ -64,14 +65,42 @@ class BridgeNetwork:
         """Return what does not keep pods from running but breaks a part, such as services on one bridge."""
         return self._warnings
 
-    async def attach(self, sandbox_id: str, pid: int, *, hostname: str) -> tuple[str, ...]:
+    async def attach(
+        self,
+        sandbox_id: str,
+        pid: int,
+        *,
+        hostname: str,
+        confirm: Callable[[], Awaitable[bool]] | None = None,
+    ) -> tuple[str, ...]:
         """Wire the network namespace of process `pid` and return its addresses, IPv4.
+
+        `confirm` says, once the namespace is held, whether `pid` is the sandbox's still: the id of a
+        process that has ended may mean a foreign one by now.
 
         May be repeated, after a kill at any point as well; the sandbox keeps its address. Raises
         `NetworkError` POD_ADDRESSES_EXHAUSTED, SANDBOX_NETNS_GONE, SANDBOX_NETNS_IS_THE_HOSTS,
         LINK_NAME_TAKEN, NETLINK_REFUSED, NETWORK_TIMEOUT.
         """
-        return await self._call("attach", partial(self._wiring.attach, sandbox_id, pid, hostname=hostname))
+        attach = partial(self._wiring.attach, sandbox_id, pid, hostname=hostname)
+        if confirm is not None:
+            attach = partial(attach, confirm=self._from_thread(confirm))
+        return await self._call("attach", attach)
+
+    def _from_thread(self, question: Callable[[], Awaitable[bool]]) -> Callable[[], bool]:
+        """Let the thread ask what only the event loop can answer."""
+        loop = asyncio.get_running_loop()
+
+        async def answer() -> bool:
+            return await question()
+
+        def ask() -> bool:
+            try:
+                return asyncio.run_coroutine_threadsafe(answer(), loop).result(_CONFIRM_SECONDS)
+            except TimeoutError as err:
+                raise errors.timed_out("confirm a sandbox", _CONFIRM_SECONDS) from err
+
+        return ask
 
     async def detach(self, sandbox_id: str) -> None:
         """Remove the link and release the addresses. The namespace may have gone; may be repeated."""

@@ -8,7 +8,7 @@ lease. Each may stop anywhere and be called again; what nobody calls for again i
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -41,6 +41,13 @@ _RELEASE = failpoints.step("network.release")
 _DEFAULT_MTU: Final = 1500
 # Looks at the bridge that may be left out in a row: one a minute is taken in any case.
 _SKIPS: Final = 5
+
+
+Confirm = Callable[[], bool]
+
+
+def _trusted() -> bool:
+    return True
 
 
 class Wiring:
@@ -115,9 +122,17 @@ class Wiring:
         rivals = links.rival_routes(config.pool, bridge=name)
         return tuple(f"The route {rival} takes addresses of the pod CIDR {config.pool}" for rival in rivals)
 
-    def attach(self, sandbox_id: str, pid: int, *, hostname: str) -> tuple[str, ...]:
-        """Give the network namespace of process `pid` its link; return the addresses."""
+    def attach(
+        self, sandbox_id: str, pid: int, *, hostname: str, confirm: Confirm = _trusted
+    ) -> tuple[str, ...]:
+        """Give the network namespace of process `pid` its link; return the addresses.
+
+        `confirm` is asked once the namespace is held, when the id can no longer come to mean another
+        process: whether `pid` is the sandbox's still.
+        """
         with _open_netns(sandbox_id, pid) as netns:
+            if not confirm():
+                raise errors.netns_gone(sandbox_id, pid)
             lease = self._allocate(sandbox_id, hostname)
             name = veth_name(self._config.veth_prefix, sandbox_id)
             with _LINK:
