@@ -13,28 +13,19 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tripod.cri.v1 import api_pb2 as cri
-from tripod.kubelet.v1 import node_service_pb2 as node_pb
-from tripod.kubelet.v1 import node_service_pb2_grpc as node_grpc
-from tripod.kubelet.v1 import object_service_pb2 as object_pb
-from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
-from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
-from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
 
-from services.common.errors import Code, RemoteError
-from services.common.grpcclient import call, open_channel, stream
+from services.common.grpcclient import open_channel
 from tests.fakes.cri_server import UID_LABEL, FakeCri, cri_server
 from tests.matrix.process import Failure, Service, enumerate_instants, until
+from tests.matrix.world import CANARY, KubeletWorld, judge_bounds, judge_folders, judge_order, judge_silence
 
-T = TypeVar("T")
 IMAGE, PULLED = "app:1", "registry.test/app:2"
-CANARY = "canary-c8f1d2"
 STORY = ("apply", "crash", "delete", "file", "unfile", "orphan")
-CAPS = {"open files": 80, "threads": 40, "tasks": 120}
 OCCURRENCES = 2
 
 
@@ -58,95 +49,11 @@ def pod(name: str, image: str = IMAGE, policy: str = "IfNotPresent") -> dict[str
     }
 
 
-@dataclass
-class World:
-    """What outlives a kill: the runtime, the state directory, and what was seen."""
+@dataclass(kw_only=True)
+class World(KubeletWorld):
+    """Its runtime outlives the kills, too."""
 
-    folder: Path
     fake: FakeCri
-    service: Service
-    channel: Any
-    acknowledged: set[str] = field(default_factory=set)
-    phases: dict[str, str] = field(default_factory=dict)
-
-    async def ask(self, method: Callable[[], Awaitable[T]]) -> T:
-        """Call until it is answered; a dead kubelet is started again. A refusal is a failure."""
-        for _ in range(400):
-            try:
-                return await method()
-            except RemoteError as error:
-                if error.code not in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.ABORTED):
-                    raise Failure(f"refused: {error.reason} {error.message}") from error
-            await self.service.revive()
-            await asyncio.sleep(0.05)
-        raise Failure(f"I2 convergence: the kubelet does not answer: {self.service.tail()}")
-
-    async def pods(self) -> dict[str, pod_pb.Pod]:
-        """Return the statuses by name."""
-        stub = pod_grpc.PodServiceStub(self.channel)
-        answer = await self.ask(
-            lambda: call(stub.ListPods, pod_pb.ListPodsRequest(namespace="default"), deadline_seconds=5)
-        )
-        return {found.name: found for found in answer.pods}
-
-    async def apply(self, *objects: dict[str, Any]) -> None:
-        """Apply; what was answered once is never applied again by us."""
-        text = "\n---\n".join(map(json.dumps, objects)).encode()
-        stub = object_grpc.ObjectServiceStub(self.channel)
-        request = object_pb.ApplyObjectsRequest(manifest=text)
-        await self.ask(lambda: call(stub.ApplyObjects, request, deadline_seconds=5))
-        self.acknowledged |= {value["metadata"]["name"] for value in objects}
-
-    async def delete(self, name: str) -> None:
-        """Delete a pod."""
-        stub = object_grpc.ObjectServiceStub(self.channel)
-        ref = object_pb.ObjectRef(kind="Pod", namespace="default", name=name)
-        request = object_pb.DeleteObjectsRequest(refs=[ref])
-        await self.ask(lambda: call(stub.DeleteObjects, request, deadline_seconds=5))
-        self.acknowledged.discard(name)
-
-    async def ready(self, name: str, restarts: int = 0) -> pod_pb.Pod:
-        """Wait until a pod is ready with a restart count of its first container."""
-        found: list[pod_pb.Pod] = []
-
-        async def holds() -> bool:
-            pods = await self.pods()
-            if name in self.acknowledged and name not in pods:
-                await self._objects_have(name)
-            if name not in pods:
-                return False
-            found[:] = [pods[name]]
-            counts = [c.restart_count for c in pods[name].containers]
-            if max(counts, default=0) > restarts:
-                raise Failure(f"I1 continuity: {name} was restarted: {counts}, wanted {restarts}")
-            return pods[name].ready and counts[0] == restarts
-
-        await until(holds, f"{name} is ready with {restarts} restarts: {found}")
-        return found[0]
-
-    async def _objects_have(self, name: str) -> None:
-        stub = object_grpc.ObjectServiceStub(self.channel)
-        request = object_pb.ListObjectsRequest(kind="Pod", namespace="default")
-        answer = await self.ask(lambda: call(stub.ListObjects, request, deadline_seconds=5))
-        names = {json.loads(value)["metadata"]["name"] for value in answer.objects}
-        if name not in names:
-            raise Failure(f"I5 no loss: {name} was acknowledged and is gone")
-
-    async def gone(self, name: str) -> None:
-        """Wait until a pod is gone."""
-
-        async def holds() -> bool:
-            return name not in await self.pods()
-
-        await until(holds, f"{name} is gone")
-
-    async def audit(self) -> node_pb.AuditResponse:
-        """Take the ledger."""
-        stub = node_grpc.NodeServiceStub(self.channel)
-        answer: node_pb.AuditResponse = await self.ask(
-            lambda: call(stub.Audit, node_pb.AuditRequest(), deadline_seconds=10)
-        )
-        return answer
 
 
 async def prepare(folder: Path) -> FakeCri:
@@ -175,7 +82,7 @@ async def world(folder: Path, fake: FakeCri) -> AsyncIterator[World]:
     service = Service("kubelet", folder, environment)
     channel = open_channel(f"unix://{folder}/run/kubelet.sock")
     try:
-        yield World(folder, fake, service, channel)
+        yield World(folder=folder, service=service, channel=channel, fake=fake)
     finally:
         await service.kill()
         await channel.close(None)
@@ -250,25 +157,12 @@ _ACTS: dict[str, Callable[[World], Awaitable[None]]] = {
 
 async def judge(made: World, before: FakeCri) -> None:
     """Check the invariants after the story. Raises `Failure` with the first that does not hold."""
-    findings: list[Any] = []
-
-    async def clean() -> bool:
-        answer = await made.audit()
-        findings[:] = [f"{f.category} {f.id[:24]} {f.message}" for f in answer.findings]
-        return not findings
-
-    try:
-        await until(clean, "the audit is empty", 12.0)
-    except Failure as error:
-        raise Failure(f"I4 no leak: {findings}") from error
+    await made.clean()
     _judge_runtime(made, before)
-    await _judge_order(made)
-    _judge_bounds((await made.audit()).process)
-    folders = {path.name for path in (made.folder / "state/pods").iterdir()}
-    if len(folders) != 1:
-        raise Failure(f"I4 no leak: pod folders {folders}")
-    if CANARY in made.service.log.read_text():
-        raise Failure("I12 silence: an environment value stands in the log")
+    await judge_order(made)
+    judge_bounds((await made.audit()).process)
+    judge_folders(made, 1)
+    judge_silence(made)
     took = await made.service.terminate()
     if took > 8.0:
         raise Failure(f"SIGTERM took {took:.1f} s")
@@ -288,25 +182,6 @@ def _judge_runtime(made: World, before: FakeCri) -> None:
             raise Failure("I1 continuity: the bystander is not the same container any more")
     if set(fake.sandboxes) != set(before.sandboxes) or set(fake.containers) != set(before.containers):
         raise Failure(f"I4 no leak: the runtime holds {list(fake.sandboxes)} {list(fake.containers)}")
-
-
-async def _judge_order(made: World) -> None:
-    stub = pod_grpc.PodServiceStub(made.channel)
-    last = 0
-    async with stream(stub.WatchPods, pod_pb.WatchPodsRequest()) as answers:
-        async for answer in answers:
-            if answer.revision < last:
-                raise Failure(f"I6 order: revision {answer.revision} after {last}")
-            last = answer.revision
-            if answer.WhichOneof("event") == "bookmark":
-                return
-
-
-def _judge_bounds(use: node_pb.ProcessUse) -> None:
-    held = {"open files": use.open_file_count, "threads": use.thread_count, "tasks": use.task_count}
-    over = {name: count for name, count in held.items() if count > CAPS[name]}
-    if over:
-        raise Failure(f"I7 bounded: {over}, caps are {CAPS}")
 
 
 class KubeletMatrix:

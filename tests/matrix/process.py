@@ -53,6 +53,7 @@ class Service:
         }
         self._prefix = prefix
         self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
         self.lives = 0
         self.killed_itself = False
 
@@ -70,6 +71,7 @@ class Service:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,
             )
         self.lives += 1
 
@@ -85,14 +87,23 @@ class Service:
 
     async def revive(self) -> bool:
         """Start again if it died, which only SIGKILL may have done. Tells whether it had."""
-        if not self.dead:
-            return False
-        code = self._process.returncode if self._process else None
-        if code not in (None, -signal.SIGKILL):
-            raise Failure(f"the {self.name} ended with {code}: {self.tail()}")
-        self.killed_itself = self.killed_itself or code == -signal.SIGKILL
-        await self.start()
-        return True
+        async with self._turn:
+            if not self.dead:
+                return False
+            code = self._process.returncode if self._process else None
+            if code not in (None, -signal.SIGKILL):
+                raise Failure(f"the {self.name} ended with {code}: {self.tail()}")
+            self.killed_itself = self.killed_itself or code == -signal.SIGKILL
+            await self.start()
+            return True
+
+    async def cycle(self, *, gently: bool = False) -> float:
+        """End this life by SIGKILL, or by SIGTERM, and start the next. Returns how long the end took."""
+        async with self._turn:
+            took = await self.terminate() if gently else 0.0
+            await self.kill()
+            await self.start()
+            return took
 
     def tail(self) -> str:
         """Return the end of its log."""
