@@ -1,0 +1,179 @@
+"""A whole node of real processes, shut in: an engine and a network namespace of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tripod.kubelet.v1 import object_service_pb2 as object_pb
+from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
+from tripod.proxy.v1 import proxy_service_pb2 as proxy_pb
+from tripod.proxy.v1 import proxy_service_pb2_grpc as proxy_grpc
+
+from services.cadvisor.config import CadvisorConfig
+from services.common.errors import RemoteError
+from services.common.grpcclient import call, open_channel
+from services.kubelet.config import KubeletConfig
+from services.proxy.config import ProxyConfig
+from tests.lab.dockerd import PrivateEngine, private_engine
+from tests.lab.kubelet_client import KubeletClient
+from tests.lab.netns import Namespace, namespace
+from tests.matrix.process import Failure, Service, until
+
+CONFIGS: dict[str, Any] = {"kubelet": KubeletConfig, "proxy": ProxyConfig, "cadvisor": CadvisorConfig}
+NODE_NAME = "soak"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one process holds; `tasks` is -1 where nobody could be asked."""
+
+    open_files: int
+    threads: int
+    tasks: int
+    resident_bytes: int
+
+
+@dataclass(kw_only=True)
+class Node(KubeletClient):
+    """The node, and a client of each service."""
+
+    folder: Path
+    engine: PrivateEngine
+    netns: Namespace
+    services: dict[str, Service]
+    proxy_channel: Any
+    engine_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def docker(self, *words: str, seconds: float = 60) -> tuple[int, str]:
+        """Run the `docker` program; returns its exit code and output."""
+        done = await asyncio.to_thread(self.engine.docker, *words, check=False, timeout=seconds)
+        return done.returncode, done.stdout.decode()
+
+    async def run(self, *words: str) -> str:
+        """Run a program in the node's network namespace; one that fails has an empty output."""
+        return (await asyncio.to_thread(self.netns.run, *words, check=False)).stdout
+
+    async def delete_service(self, name: str) -> None:
+        """Delete a service."""
+        stub = object_grpc.ObjectServiceStub(self.channel)
+        ref = object_pb.ObjectRef(kind="Service", namespace="default", name=name)
+        request = object_pb.DeleteObjectsRequest(refs=[ref])
+        await self.ask(lambda: call(stub.DeleteObjects, request, deadline_seconds=5))
+
+    async def restart_engine(self, *, gently: bool) -> None:
+        """End the engine by SIGTERM or SIGKILL and start it again; goes to its end when cancelled."""
+
+        async def restart() -> None:
+            async with self.engine_turn:
+                await asyncio.to_thread(self.engine.terminate if gently else self.engine.kill)
+                await asyncio.to_thread(self.engine.start)
+
+        await asyncio.shield(restart())
+
+    async def engine_free(self) -> None:
+        """Wait until nobody restarts the engine."""
+        async with self.engine_turn:
+            return
+
+    async def proxy_audit(self) -> proxy_pb.AuditResponse:
+        """Take the proxy's ledger. Raises `Failure` when it does not answer."""
+        stub = proxy_grpc.ProxyServiceStub(self.proxy_channel)
+        found: list[proxy_pb.AuditResponse] = []
+
+        async def answers() -> bool:
+            with contextlib.suppress(RemoteError):
+                found.append(await call(stub.Audit, proxy_pb.AuditRequest(), deadline_seconds=10))
+            return bool(found)
+
+        await until(answers, "the proxy answers", 30)
+        return found[-1]
+
+    async def held(self, name: str) -> Held:
+        """Look at a service's process; kubelet and proxy tell their tasks, cAdvisor's page has them."""
+        tasks = await self._tasks(name)
+        directory = Path(f"/proc/{self.services[name].pid}")
+        return await asyncio.to_thread(_held, directory, tasks)
+
+    async def _tasks(self, name: str) -> int:
+        if name == "kubelet":
+            return (await self.audit()).process.task_count
+        if name == "proxy":
+            return (await self.proxy_audit()).process.task_count
+        program = (
+            "import urllib.request as u; print(u.urlopen('http://127.0.0.1:4194/metrics').read().decode())"
+        )
+        page = await self.run("python3", "-c", program)
+        lines = (line.split() for line in page.splitlines() if line.startswith("tripod_asyncio_tasks "))
+        return next((int(float(words[1])) for words in lines), -1)
+
+
+def _held(directory: Path, tasks: int) -> Held:
+    pages = int((directory / "statm").read_text().split()[1])
+    files = len(list((directory / "fd").iterdir()))
+    return Held(files, len(list((directory / "task").iterdir())), tasks, pages * 4096)
+
+
+@asynccontextmanager
+async def node() -> AsyncIterator[Node]:
+    """Run a node for a block; nothing of it is left afterwards but the logs in its folder."""
+    folder = Path(tempfile.mkdtemp(prefix="tripod-soak-"))
+    async with AsyncExitStack() as stack:
+        engine = await asyncio.to_thread(stack.enter_context, private_engine())
+        netns = stack.enter_context(namespace("soak"))
+        channels = [open_channel(f"unix://{folder}/run/{name}.sock") for name in ("kubelet", "proxy")]
+        for channel in channels:
+            stack.push_async_callback(channel.close, None)
+        services = {name: _service(name, folder, engine, netns) for name in CONFIGS}
+        made = Node(
+            folder=folder,
+            engine=engine,
+            netns=netns,
+            services=services,
+            service=services["kubelet"],
+            channel=channels[0],
+            proxy_channel=channels[1],
+            patience_seconds=60.0,
+        )
+        stack.callback(_keep_log, engine, folder)
+        for service in services.values():
+            stack.push_async_callback(service.kill)
+            await service.start()
+        stack.push_async_callback(made.engine_free)
+        yield made
+
+
+def _service(name: str, folder: Path, engine: PrivateEngine, netns: Namespace) -> Service:
+    known = {f"TRIPOD_{field.name.upper()}" for field in fields(CONFIGS[name])}
+    environment = {
+        "TRIPOD_NODE_NAME": NODE_NAME,
+        "TRIPOD_STATE_DIRECTORY": str(folder / "state"),
+        "TRIPOD_RUN_DIRECTORY": str(folder / "run"),
+        "TRIPOD_DOCKER_HOST": engine.host,
+        "TRIPOD_POD_CIDR": "10.211.0.0/24",
+        "TRIPOD_SERVICE_CIDR": "10.212.0.0/16",
+        "TRIPOD_LISTEN": "",
+        "TRIPOD_HTTP_LISTEN": "127.0.0.1:4194" if name == "cadvisor" else "127.0.0.1:0",
+    }
+    chosen = {key: value for key, value in environment.items() if key in known}
+    return Service(name, folder, chosen, prefix=netns.prefix)
+
+
+def _keep_log(engine: PrivateEngine, folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        shutil.copy(engine.log, folder / "dockerd.log")
+
+
+async def end(made: Node) -> dict[str, float]:
+    """SIGTERM every service; returns how long each took. Raises `Failure` when one takes too long."""
+    took = {name: await service.terminate() for name, service in made.services.items()}
+    if max(took.values()) > 8.0:
+        raise Failure(f"SIGTERM took {took}")
+    return took
