@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +20,8 @@ from services.kubelet.core.observed import ObservedContainer, ObservedPod, Obser
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 POD_UID_LABEL = "io.kubernetes.pod.uid"
+POD_NAME_LABEL = "io.kubernetes.pod.name"
+POD_NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 # What a lost store takes pods back from.
 MANIFEST_ANNOTATION = "tripod.io/pod"
 LEDGER_INFO = "tripod.io/ledger"
@@ -88,21 +92,21 @@ class CriRuntime:
         """Return every pod that is there."""
         sandboxes = (await self._call(self._runtime.ListPodSandbox, pb.ListPodSandboxRequest())).items
         containers = (await self._call(self._runtime.ListContainers, pb.ListContainersRequest())).containers
-        found: dict[PodUid, ObservedPod] = {}
+        members: dict[PodUid, list[pb.Container]] = defaultdict(list)
+        for container in containers:
+            members[PodUid(container.labels.get(POD_UID_LABEL, ""))].append(container)
+        # One whose sandboxes somebody removed is there, too.
+        found = {uid: _named(uid, items[0].labels) for uid, items in members.items() if uid}
         for item in sandboxes:
-            uid = PodUid(item.metadata.uid)
-            seen = ObservedSandbox(SandboxId(item.id), item.metadata.attempt, item.state == pb.SANDBOX_READY)
-            before = found.get(uid)
-            found[uid] = ObservedPod(
-                uid=uid,
-                namespace=item.metadata.namespace,
-                name=item.metadata.name,
-                sandboxes=_newest([seen, *(before.sandboxes if before else ())]),
-                containers=_newest_containers(
-                    [_light(c) for c in containers if c.labels.get(POD_UID_LABEL) == uid]
-                ),
-            )
-        return found
+            uid, meta = PodUid(item.metadata.uid), item.metadata
+            seen = ObservedSandbox(SandboxId(item.id), meta.attempt, item.state == pb.SANDBOX_READY)
+            before = found.get(uid, ObservedPod(uid))
+            boxes = _newest([seen, *before.sandboxes])
+            found[uid] = ObservedPod(uid, meta.namespace, meta.name, boxes)
+        return {
+            uid: replace(pod, containers=_newest_containers(map(_light, members[uid])))
+            for uid, pod in found.items()
+        }
 
     async def manifests(self) -> Mapping[PodUid, str]:
         """Return the manifest of each pod that is there."""
@@ -201,7 +205,7 @@ def _newest(sandboxes: list[ObservedSandbox]) -> tuple[ObservedSandbox, ...]:
     return tuple(sorted(sandboxes, key=lambda s: s.attempt, reverse=True))
 
 
-def _newest_containers(containers: list[ObservedContainer]) -> tuple[ObservedContainer, ...]:
+def _newest_containers(containers: Iterable[ObservedContainer]) -> tuple[ObservedContainer, ...]:
     return tuple(sorted(containers, key=lambda c: c.attempt, reverse=True))
 
 
@@ -215,6 +219,10 @@ def _light(item: pb.Container) -> ObservedContainer:
     )
 
 
+def _named(uid: PodUid, labels: Mapping[str, str]) -> ObservedPod:
+    return ObservedPod(uid, labels.get(POD_NAMESPACE_LABEL, ""), labels.get(POD_NAME_LABEL, ""))
+
+
 def _time(nanoseconds: int) -> datetime | None:
     if nanoseconds <= 0:
         return None
@@ -222,7 +230,7 @@ def _time(nanoseconds: int) -> datetime | None:
 
 
 def _labels(pod: Pod) -> dict[str, str]:
-    names = {"io.kubernetes.pod.name": pod.name, "io.kubernetes.pod.namespace": pod.namespace}
+    names = {POD_NAME_LABEL: pod.name, POD_NAMESPACE_LABEL: pod.namespace}
     return {**pod.labels, **names, POD_UID_LABEL: pod.uid}
 
 

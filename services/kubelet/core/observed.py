@@ -64,6 +64,11 @@ class ObservedPod:
         """Return the newest sandbox."""
         return self.sandboxes[0] if self.sandboxes else None
 
+    def strays(self) -> tuple[ObservedContainer, ...]:
+        """Return the containers whose sandbox somebody removed: no removal of a sandbox takes them along."""
+        boxes = {sandbox.id for sandbox in self.sandboxes}
+        return tuple(c for c in self.containers if c.sandbox_id not in boxes)
+
     def latest(self, name: str) -> ObservedContainer | None:
         """Return the newest instance of a container."""
         return next((c for c in self.containers if c.name == name), None)

@@ -71,6 +71,7 @@ class CriServer:
         self._inflight: InFlight[str] = InFlight()
         self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
         self._logs: LogKeeper | None = None
+        self._boxes: Sandboxes | None = None
         self._server: GrpcServer | None = None
 
     async def start(self) -> None:
@@ -88,7 +89,7 @@ class CriServer:
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
         if not self._host.negative_oom_scores:
             log.info("Clamped negative out-of-memory scores to 0", why="the host lacks CAP_SYS_RESOURCE")
-        sandboxes = self._sandboxes()
+        sandboxes = self._boxes = self._sandboxes()
         await sandboxes.prepare()
         self._server = self._build(streams, execution, streaming, sandboxes)
         await self._server.start()
@@ -176,6 +177,7 @@ class CriServer:
                 await self._resume_logs()
                 await self._network.ensure()
                 await self._mend_links()
+                await self._tidy()
                 await self._holdings.prune()
             except TripodError as error:
                 log.warning("Could not look after the pods", reason=error.reason, error=error.message)
@@ -199,6 +201,19 @@ class CriServer:
             inspected = await self._client.inspect(sandbox_id)
             if inspected and inspected["State"]["Pid"]:
                 await self._network.attach(sandbox_id, int(inspected["State"]["Pid"]), hostname="")
+
+    async def _tidy(self) -> None:
+        """Remove the files of sandboxes and containers that others removed."""
+        assert self._logs is not None, "start comes first"
+        assert self._boxes is not None, "start comes first"
+        # Asked first: what is made while the engine lists is no leftover.
+        boxes, logged = await asyncio.to_thread(self._boxes.filed), self._logs.known()
+        ours, _ = await self._holdings.claimants()
+        present = {str(item["Id"]) for item, _ in ours}
+        for sandbox_id in boxes - present:
+            self._boxes.forget(sandbox_id)
+        for container_id in logged - present:
+            self._logs.drop(container_id)
 
     async def stop(self) -> None:
         """Stop serving. Everything that runs, runs on."""

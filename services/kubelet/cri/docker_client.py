@@ -32,6 +32,8 @@ from services.kubelet.cri.errors import (
 T = TypeVar("T")
 Json = dict[str, Any]
 _WORKERS = 12
+# docker-py keeps one for each URL, so 25 for each thread unless told otherwise.
+_CONNECTIONS = 1
 
 
 class DockerClient:
@@ -51,7 +53,9 @@ class DockerClient:
 
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
-            self._local.client = docker.APIClient(base_url=self.host, version="auto", timeout=self._deadline)
+            self._local.client = docker.APIClient(
+                base_url=self.host, version="auto", timeout=self._deadline, num_pools=_CONNECTIONS
+            )
         return self._local.client
 
     async def _call(
