@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +52,13 @@ class Result:
 
 async def run(matrix: Matrix, *, sample: int = 0, jobs: int = 2, only: str = "") -> Result:
     """Kill at each instant, or at `sample` of them spread over the story."""
+    async with AsyncExitStack() as stack:
+        if isinstance(matrix, EngineMatrix):
+            await stack.enter_async_context(matrix)
+        return await _run(matrix, sample, jobs, only)
+
+
+async def _run(matrix: Matrix, sample: int, jobs: int, only: str) -> Result:
     found = [entry for entry in await matrix.instants() if only in entry[0]]
     chosen = found if not sample else found[:: max(1, len(found) // sample)][:sample]
     result, gate = Result(), asyncio.Semaphore(jobs)
@@ -100,8 +108,8 @@ def main() -> int:
         for name in options.services:
             matrix = kinds[name](folder / name)
             print(f"{name}: killed at each instant of its story", flush=True)
-            jobs = 1 if name == "engine" else options.jobs
-            results[name] = asyncio.run(run(matrix, sample=options.sample, jobs=jobs, only=options.only))
+            running = run(matrix, sample=options.sample, jobs=options.jobs, only=options.only)
+            results[name] = asyncio.run(running)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return _report(results, time.monotonic() - begin, options.least, options.json)

@@ -21,11 +21,13 @@ from tripod.cri.v1 import api_pb2 as cri
 
 from services.common.grpcclient import open_channel
 from tests.fakes.cri_server import UID_LABEL, FakeCri, cri_server
+from tests.lab.kubelet_client import KubeletClient
 from tests.matrix.process import Failure, Service, enumerate_instants, until
-from tests.matrix.world import CANARY, KubeletWorld, judge_bounds, judge_folders, judge_order, judge_silence
+from tests.matrix.world import CANARY, judge_bounds, judge_folders, judge_order, judge_silence
 
 IMAGE, PULLED = "app:1", "registry.test/app:2"
 STORY = ("apply", "crash", "delete", "file", "unfile", "orphan")
+CAPS = {"open files": 80, "threads": 40, "tasks": 120}
 OCCURRENCES = 2
 
 
@@ -50,9 +52,10 @@ def pod(name: str, image: str = IMAGE, policy: str = "IfNotPresent") -> dict[str
 
 
 @dataclass(kw_only=True)
-class World(KubeletWorld):
-    """Its runtime outlives the kills, too."""
+class World(KubeletClient):
+    """What outlives a kill: the runtime and the state directory, and what was seen."""
 
+    folder: Path
     fake: FakeCri
 
 
@@ -160,8 +163,8 @@ async def judge(made: World, before: FakeCri) -> None:
     await made.clean()
     _judge_runtime(made, before)
     await judge_order(made)
-    judge_bounds((await made.audit()).process)
-    judge_folders(made, 1)
+    judge_bounds((await made.audit()).process, CAPS)
+    judge_folders(made.folder / "state", 1)
     judge_silence(made)
     took = await made.service.terminate()
     if took > 8.0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from tripod.kubelet.v1 import node_service_pb2 as node_pb
@@ -14,14 +14,6 @@ from tests.lab.kubelet_client import KubeletClient
 from tests.matrix.process import Failure
 
 CANARY = "canary-c8f1d2"
-CAPS = {"open files": 80, "threads": 40, "tasks": 120}
-
-
-@dataclass(kw_only=True)
-class KubeletWorld(KubeletClient):
-    """A kubelet whose state directory, in `folder`, outlives its kills."""
-
-    folder: Path
 
 
 async def judge_order(made: KubeletClient) -> None:
@@ -37,17 +29,17 @@ async def judge_order(made: KubeletClient) -> None:
                 return
 
 
-def judge_bounds(use: node_pb.ProcessUse) -> None:
+def judge_bounds(use: node_pb.ProcessUse, caps: Mapping[str, int]) -> None:
     """Compare what the process holds with its caps. Raises `Failure`."""
     held = {"open files": use.open_file_count, "threads": use.thread_count, "tasks": use.task_count}
-    over = {name: count for name, count in held.items() if count > CAPS[name]}
+    over = {name: count for name, count in held.items() if count > caps[name]}
     if over:
-        raise Failure(f"I7 bounded: {over}, caps are {CAPS}")
+        raise Failure(f"I7 bounded: {over}, caps are {caps}")
 
 
-def judge_folders(made: KubeletWorld, count: int) -> None:
-    """Count the pods' folders. Raises `Failure`."""
-    folders = {path.name for path in (made.folder / "state/pods").iterdir()}
+def judge_folders(state: Path, count: int) -> None:
+    """Count the folders of pods in the state directory. Raises `Failure`."""
+    folders = {path.name for path in (state / "pods").iterdir()}
     if len(folders) != count:
         raise Failure(f"I4 no leak: pod folders {folders}")
 

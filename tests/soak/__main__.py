@@ -62,7 +62,7 @@ async def _guarded(options: argparse.Namespace) -> int:
     folder = Path()
     try:
         async with node() as made:
-            folder = made.folder
+            folder = made.kept
             tally = Tally(seed=options.seed, journal=folder / "journal.txt")
             try:
                 await _soak(made, tally, options.minutes * 60, options.kill_seconds)

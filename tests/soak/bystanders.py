@@ -21,13 +21,15 @@ Seen = dict[str, tuple[str, str, int]]
 
 async def containers(made: Node) -> dict[str, Any] | None:
     """Inspect every container of the node by name, sandboxes included; None when the engine does not tell."""
-    code, text = await made.docker("ps", "-aq", "--no-trunc", "--filter", f"label=io.tripod.node={NODE_NAME}")
+    code, text = await made.ask_engine(
+        "ps", "-aq", "--no-trunc", "--filter", f"label=io.tripod.node={NODE_NAME}"
+    )
     if code != 0:
         return None
     ids = text.split()
     if not ids:
         return {}
-    code, text = await made.docker("inspect", *ids)
+    code, text = await made.ask_engine("inspect", *ids)
     return {item["Name"]: item for item in json.loads(text)} if code == 0 else None
 
 

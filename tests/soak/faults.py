@@ -140,13 +140,15 @@ class Actor:
         found = await self._choose(kind)
         if found:
             self.tally.note(f"docker rm -f {kind} of {found[1]} {found[0][:12]}")
-            await self.made.docker("rm", "-f", found[0])
+            await self.made.ask_engine("rm", "-f", found[0])
 
     async def _choose(self, kind: str) -> tuple[str, str] | None:
         """Choose a victim's container of a kind: its id and its pod."""
         words = ["--filter", f"label=io.tripod.node={NODE_NAME}", "--filter", f"label=io.tripod.kind={kind}"]
         form = f'{{"id": "{{{{.ID}}}}", "pod": "{{{{.Label "{POD_LABEL}"}}}}"}}'
-        code, text = await self.made.docker("ps", "-a", "--no-trunc", *words, "--format", form, seconds=10)
+        code, text = await self.made.ask_engine(
+            "ps", "-a", "--no-trunc", *words, "--format", form, seconds=10
+        )
         found: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()] if code == 0 else []
         choices = sorted((item["id"], item["pod"]) for item in found if item["pod"] not in NAMES)
         return self.tally.random.choice(choices) if choices else None

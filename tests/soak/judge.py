@@ -44,7 +44,7 @@ async def judge(made: Node, tally: Tally) -> None:
     stray = await asyncio.to_thread(_stray_cgroups, made, live)
     if stray:
         tally.violated(f"I4 no leak: cgroups {stray}")
-    folders = await asyncio.to_thread(lambda: len(list((made.folder / "state/pods").iterdir())))
+    folders = await asyncio.to_thread(lambda: len(list((made.state / "pods").iterdir())))
     if folders != len(NAMES):
         tally.violated(f"I4 no leak: {folders} pod folders")
 
@@ -68,8 +68,8 @@ async def _engine_clean(made: Node) -> None:
     if found is None:
         raise Failure("the engine does not answer")
     foreign = [name for name, item in found.items() if item["Config"]["Labels"].get(POD_LABEL) not in NAMES]
-    _, everything = await made.docker("ps", "-aq")
-    _, volumes = await made.docker("volume", "ls", "-q")
+    _, everything = await made.ask_engine("ps", "-aq")
+    _, volumes = await made.ask_engine("volume", "ls", "-q")
     if foreign or len(everything.split()) != len(found) or volumes.split():
         raise Failure(f"I4 no leak: the engine holds {foreign}, {everything.split()}, volumes {volumes}")
     links = await made.run("ip", "-br", "link", "show", "type", "veth")

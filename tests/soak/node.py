@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,9 +23,8 @@ from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel
 from services.kubelet.config import KubeletConfig
 from services.proxy.config import ProxyConfig
-from tests.lab.dockerd import PrivateEngine, private_engine
-from tests.lab.kubelet_client import KubeletClient
-from tests.lab.netns import Namespace, namespace
+from tests.lab import node as lab
+from tests.lab.dockerd import private_engine
 from tests.matrix.process import Failure, Service, until
 
 CONFIGS: dict[str, Any] = {"kubelet": KubeletConfig, "proxy": ProxyConfig, "cadvisor": CadvisorConfig}
@@ -42,24 +42,24 @@ class Held:
 
 
 @dataclass(kw_only=True)
-class Node(KubeletClient):
-    """The node, and a client of each service."""
+class Node(lab.Node):
+    """The node, and a client of each service. What fails leaves its logs in `kept`."""
 
-    folder: Path
-    engine: PrivateEngine
-    netns: Namespace
     services: dict[str, Service]
     proxy_channel: Any
+    kept: Path
     engine_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def docker(self, *words: str, seconds: float = 60) -> tuple[int, str]:
-        """Run the `docker` program; returns its exit code and output."""
+    async def ask_engine(self, *words: str, seconds: float = 60) -> tuple[int, str]:
+        """Run the `docker` program against an engine that may be away: its exit code and output."""
         done = await asyncio.to_thread(self.engine.docker, *words, check=False, timeout=seconds)
         return done.returncode, done.stdout.decode()
 
     async def run(self, *words: str) -> str:
         """Run a program in the node's network namespace; one that fails has an empty output."""
-        return (await asyncio.to_thread(self.netns.run, *words, check=False)).stdout
+        command = ["nsenter", f"--net=/run/netns/{self.netns}", *words]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        return str(done.stdout)
 
     async def delete_service(self, name: str) -> None:
         """Delete a service."""
@@ -123,52 +123,52 @@ def _held(directory: Path, tasks: int) -> Held:
 
 @asynccontextmanager
 async def node() -> AsyncIterator[Node]:
-    """Run a node for a block; nothing of it is left afterwards but the logs in its folder."""
-    folder = Path(tempfile.mkdtemp(prefix="tripod-soak-"))
+    """Run a node for a block; nothing of it is left afterwards but the folder with its logs."""
+    kept = Path(tempfile.mkdtemp(prefix="tripod-soak-"))
     async with AsyncExitStack() as stack:
         engine = await asyncio.to_thread(stack.enter_context, private_engine())
-        netns = stack.enter_context(namespace("soak"))
-        channels = [open_channel(f"unix://{folder}/run/{name}.sock") for name in ("kubelet", "proxy")]
-        for channel in channels:
-            stack.push_async_callback(channel.close, None)
-        services = {name: _service(name, folder, engine, netns) for name in CONFIGS}
+        base = await stack.enter_async_context(lab.kubelet_on(engine, settings=_settings("kubelet")))
+        base.service.log = kept / "kubelet.log"
+        channel = open_channel(f"unix://{base.folder}/run/proxy.sock")
+        stack.push_async_callback(channel.close, None)
+        others = {name: _service(name, base, kept) for name in ("proxy", "cadvisor")}
         made = Node(
-            folder=folder,
+            folder=base.folder,
+            netns=base.netns,
             engine=engine,
-            netns=netns,
-            services=services,
-            service=services["kubelet"],
-            channel=channels[0],
-            proxy_channel=channels[1],
-            patience_seconds=60.0,
+            service=base.service,
+            channel=base.channel,
+            services={"kubelet": base.service, **others},
+            proxy_channel=channel,
+            kept=kept,
         )
-        stack.callback(_keep_log, engine, folder)
-        for service in services.values():
+        engine.log = kept / "dockerd.log"
+        await asyncio.to_thread(shutil.copy, engine.folder / "dockerd.log", engine.log)
+        await made.start()
+        for service in others.values():
             stack.push_async_callback(service.kill)
             await service.start()
         stack.push_async_callback(made.engine_free)
         yield made
 
 
-def _service(name: str, folder: Path, engine: PrivateEngine, netns: Namespace) -> Service:
-    known = {f"TRIPOD_{field.name.upper()}" for field in fields(CONFIGS[name])}
-    environment = {
+def _settings(name: str) -> dict[str, str]:
+    """Return the settings that a service of ours has a use for."""
+    known = {f"TRIPOD_{each.name.upper()}" for each in fields(CONFIGS[name])}
+    wanted = {
         "TRIPOD_NODE_NAME": NODE_NAME,
-        "TRIPOD_STATE_DIRECTORY": str(folder / "state"),
-        "TRIPOD_RUN_DIRECTORY": str(folder / "run"),
-        "TRIPOD_DOCKER_HOST": engine.host,
         "TRIPOD_POD_CIDR": "10.211.0.0/24",
         "TRIPOD_SERVICE_CIDR": "10.212.0.0/16",
         "TRIPOD_LISTEN": "",
         "TRIPOD_HTTP_LISTEN": "127.0.0.1:4194" if name == "cadvisor" else "127.0.0.1:0",
     }
-    chosen = {key: value for key, value in environment.items() if key in known}
-    return Service(name, folder, chosen, prefix=netns.prefix)
+    return {key: value for key, value in wanted.items() if key in known}
 
 
-def _keep_log(engine: PrivateEngine, folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        shutil.copy(engine.log, folder / "dockerd.log")
+def _service(name: str, base: lab.Node, kept: Path) -> Service:
+    places = {"TRIPOD_RUN_DIRECTORY": str(base.folder / "run"), "TRIPOD_DOCKER_HOST": base.engine.host}
+    prefix = ("nsenter", f"--net=/run/netns/{base.netns}", "--")
+    return Service(name, kept, {**_settings(name), **places}, prefix=prefix)
 
 
 async def end(made: Node) -> dict[str, float]:
