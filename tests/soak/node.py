@@ -29,6 +29,7 @@ from tests.matrix.process import Failure, Service, until
 
 CONFIGS: dict[str, Any] = {"kubelet": KubeletConfig, "proxy": ProxyConfig, "cadvisor": CadvisorConfig}
 NODE_NAME = "soak"
+CGROUPS = "/sys/fs/cgroup/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,17 @@ class Node(lab.Node):
 
 def _held(directory: Path, tasks: int) -> Held:
     pages = int((directory / "statm").read_text().split()[1])
-    files = len(list((directory / "fd").iterdir()))
-    return Held(files, len(list((directory / "task").iterdir())), tasks, pages * 4096)
+    files = [_target(path) for path in (directory / "fd").iterdir()]
+    # cAdvisor reads every cgroup of the host, and others come and go: only stale ones count.
+    own = [path for path in files if not (path.startswith(CGROUPS) and Path(path).exists())]
+    return Held(len(own), len(list((directory / "task").iterdir())), tasks, pages * 4096)
+
+
+def _target(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
 
 
 @asynccontextmanager
