@@ -7,11 +7,11 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tripod.kubelet.v1 import object_service_pb2 as object_pb
 from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
@@ -27,8 +27,10 @@ from tests.lab import node as lab
 from tests.lab.dockerd import private_engine
 from tests.matrix.process import Failure, Service, until
 
+T = TypeVar("T")
 CONFIGS: dict[str, Any] = {"kubelet": KubeletConfig, "proxy": ProxyConfig, "cadvisor": CadvisorConfig}
 NODE_NAME = "soak"
+_PATIENCE = 5
 CGROUPS = "/sys/fs/cgroup/"
 
 
@@ -50,6 +52,16 @@ class Node(lab.Node):
     proxy_channel: Any
     kept: Path
     engine_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def ask(self, method: Callable[[], Awaitable[T]]) -> T:
+        """Call until it is answered; one that is killed every few seconds needs some patience."""
+        for _ in range(_PATIENCE):
+            try:
+                return await super().ask(method)
+            except Failure as failure:
+                if "does not answer" not in str(failure):
+                    raise
+        return await super().ask(method)
 
     async def ask_engine(self, *words: str, seconds: float = 60) -> tuple[int, str]:
         """Run the `docker` program against an engine that may be away: its exit code and output."""
