@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,8 +18,6 @@ from services.kubelet.core.observed import ObservedContainer, ObservedPod, Obser
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 POD_UID_LABEL = "io.kubernetes.pod.uid"
-POD_NAME_LABEL = "io.kubernetes.pod.name"
-POD_NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 # What a lost store takes pods back from.
 MANIFEST_ANNOTATION = "tripod.io/pod"
 LEDGER_INFO = "tripod.io/ledger"
@@ -92,21 +88,19 @@ class CriRuntime:
         """Return every pod that is there."""
         sandboxes = (await self._call(self._runtime.ListPodSandbox, pb.ListPodSandboxRequest())).items
         containers = (await self._call(self._runtime.ListContainers, pb.ListContainersRequest())).containers
-        members: dict[PodUid, list[pb.Container]] = defaultdict(list)
-        for container in containers:
-            members[PodUid(container.labels.get(POD_UID_LABEL, ""))].append(container)
-        # One whose sandboxes somebody removed is there, too.
-        found = {uid: _named(uid, items[0].labels) for uid, items in members.items() if uid}
-        for item in sandboxes:
-            uid, meta = PodUid(item.metadata.uid), item.metadata
-            seen = ObservedSandbox(SandboxId(item.id), meta.attempt, item.state == pb.SANDBOX_READY)
-            before = found.get(uid, ObservedPod(uid))
-            boxes = _newest([seen, *before.sandboxes])
-            found[uid] = ObservedPod(uid, meta.namespace, meta.name, boxes)
-        return {
-            uid: replace(pod, containers=_newest_containers(map(_light, members[uid])))
-            for uid, pod in found.items()
-        }
+        found: dict[PodUid, ObservedPod] = {}
+        # A container may have outlived its sandbox: it counts as well.
+        for uid in dict.fromkeys([*(i.metadata.uid for i in sandboxes), *map(_uid, containers)]):
+            boxes = [i for i in sandboxes if i.metadata.uid == uid]
+            meta = boxes[0].metadata if boxes else None
+            found[PodUid(uid)] = ObservedPod(
+                uid=PodUid(uid),
+                namespace=meta.namespace if meta else "",
+                name=meta.name if meta else "",
+                sandboxes=_newest([_light_sandbox(item) for item in boxes]),
+                containers=_newest_containers([_light(c) for c in containers if _uid(c) == uid]),
+            )
+        return found
 
     async def manifests(self) -> Mapping[PodUid, str]:
         """Return the manifest of each pod that is there."""
@@ -205,8 +199,16 @@ def _newest(sandboxes: list[ObservedSandbox]) -> tuple[ObservedSandbox, ...]:
     return tuple(sorted(sandboxes, key=lambda s: s.attempt, reverse=True))
 
 
-def _newest_containers(containers: Iterable[ObservedContainer]) -> tuple[ObservedContainer, ...]:
+def _newest_containers(containers: list[ObservedContainer]) -> tuple[ObservedContainer, ...]:
     return tuple(sorted(containers, key=lambda c: c.attempt, reverse=True))
+
+
+def _uid(item: pb.Container) -> str:
+    return str(item.labels.get(POD_UID_LABEL, ""))
+
+
+def _light_sandbox(item: pb.PodSandbox) -> ObservedSandbox:
+    return ObservedSandbox(SandboxId(item.id), item.metadata.attempt, item.state == pb.SANDBOX_READY)
 
 
 def _light(item: pb.Container) -> ObservedContainer:
@@ -219,10 +221,6 @@ def _light(item: pb.Container) -> ObservedContainer:
     )
 
 
-def _named(uid: PodUid, labels: Mapping[str, str]) -> ObservedPod:
-    return ObservedPod(uid, labels.get(POD_NAMESPACE_LABEL, ""), labels.get(POD_NAME_LABEL, ""))
-
-
 def _time(nanoseconds: int) -> datetime | None:
     if nanoseconds <= 0:
         return None
@@ -230,7 +228,7 @@ def _time(nanoseconds: int) -> datetime | None:
 
 
 def _labels(pod: Pod) -> dict[str, str]:
-    names = {POD_NAME_LABEL: pod.name, POD_NAMESPACE_LABEL: pod.namespace}
+    names = {"io.kubernetes.pod.name": pod.name, "io.kubernetes.pod.namespace": pod.namespace}
     return {**pod.labels, **names, POD_UID_LABEL: pod.uid}
 
 

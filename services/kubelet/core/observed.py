@@ -64,8 +64,8 @@ class ObservedPod:
         """Return the newest sandbox."""
         return self.sandboxes[0] if self.sandboxes else None
 
-    def strays(self) -> tuple[ObservedContainer, ...]:
-        """Return the containers whose sandbox somebody removed: no removal of a sandbox takes them along."""
+    def homeless(self) -> tuple[ObservedContainer, ...]:
+        """Return the containers that are there while their sandbox is not."""
         boxes = {sandbox.id for sandbox in self.sandboxes}
         return tuple(c for c in self.containers if c.sandbox_id not in boxes)
 

@@ -209,10 +209,10 @@ def _plan_deletion(pod: Pod, observed: ObservedPod) -> Iterator[Action]:
     for sandbox in observed.sandboxes:
         if sandbox.ready:
             yield StopSandbox(sandbox.id, "the pod was deleted")
-    for container in observed.strays():
-        yield RemoveContainer(container.id, "the pod was deleted, and its sandbox is gone")
     for sandbox in observed.sandboxes:
         yield RemoveSandbox(sandbox.id, "the pod was deleted")
+    for container in observed.homeless():
+        yield RemoveContainer(container.id, "the pod was deleted")
     yield Finalize("nothing of the pod is left")
 
 

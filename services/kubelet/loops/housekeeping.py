@@ -66,8 +66,8 @@ class Housekeeper:
         for container in pod.containers:
             if container.state is RuntimeState.RUNNING:
                 await self._runtime.stop_container(container.id, _GRACE_SECONDS)
-        for container in pod.strays():
-            await self._runtime.remove_container(container.id)
         for sandbox in pod.sandboxes:
             await self._runtime.stop_sandbox(sandbox.id)
             await self._runtime.remove_sandbox(sandbox.id)
+        for container in pod.homeless():
+            await self._runtime.remove_container(container.id)
