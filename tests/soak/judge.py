@@ -12,7 +12,7 @@ from tests.soak.faults import Actor
 from tests.soak.node import Held, Node
 from tests.soak.state import Tally
 
-SETTLE_SECONDS = 180.0
+SETTLE_SECONDS = 300.0
 # What a process may hold more after a phase of load than before it.
 SLACK = {"open_files": 6, "threads": 4, "tasks": 8}
 GROWTH_LIMIT_BYTES = 10 << 20
