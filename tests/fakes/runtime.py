@@ -75,6 +75,10 @@ class FakeRuntime:
             container, state=RuntimeState.EXITED, exit_code=exit_code, finished_at=self._now(), reason="Error"
         )
 
+    def rob(self, uid: PodUid) -> None:
+        """Remove a pod's sandboxes and leave its containers, as somebody at the engine can."""
+        self._keep(replace(self._pods[uid], sandboxes=()))
+
     async def observe(self, uid: PodUid) -> ObservedPod:
         """Return all of a pod."""
         self._called("observe")
@@ -97,9 +101,9 @@ class FakeRuntime:
         return next(c for c in pod.containers if c.id == container)
 
     async def list_pods(self) -> Mapping[PodUid, ObservedPod]:
-        """Return every pod that has a sandbox."""
+        """Return every pod that has anything."""
         self._called("list_pods")
-        return {uid: pod for uid, pod in self._pods.items() if pod.sandboxes}
+        return {uid: pod for uid, pod in self._pods.items() if pod.sandboxes or pod.containers}
 
     async def manifests(self) -> Mapping[PodUid, str]:
         """Return the manifests of pods that have a sandbox."""

@@ -14,66 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from services.common import logs
 from tests.matrix.cadvisor import CadvisorMatrix
 from tests.matrix.engine import EngineMatrix
 from tests.matrix.kubelet import KubeletMatrix
-from tests.matrix.process import MANNERS, Failure, Service
+from tests.matrix.process import MANNERS, Service
 from tests.matrix.proxy import ProxyMatrix
-
-
-class Matrix(Protocol):
-    """One service's story."""
-
-    name: str
-
-    async def instants(self) -> list[tuple[str, int]]:
-        """List the instants that the story passes."""
-        ...
-
-    async def run(self, instant: str, occurrence: int) -> bool:
-        """Kill at one; tells whether it was reached."""
-        ...
-
-
-@dataclass
-class Result:
-    """What came of one matrix."""
-
-    killed: int = 0
-    unreached: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-
-async def run(matrix: Matrix, *, sample: int = 0, jobs: int = 2, only: str = "") -> Result:
-    """Kill at each instant, or at `sample` of them spread over the story."""
-    found = [entry for entry in await matrix.instants() if only in entry[0]]
-    chosen = found if not sample else found[:: max(1, len(found) // sample)][:sample]
-    result, gate = Result(), asyncio.Semaphore(jobs)
-
-    async def one(instant: str, occurrence: int) -> None:
-        async with gate:
-            begin, label = time.monotonic(), f"{matrix.name} {instant} #{occurrence}"
-            try:
-                reached = await matrix.run(instant, occurrence)
-                if reached:
-                    result.killed += 1
-                else:
-                    result.unreached.append(label)
-                said = "held" if reached else "not passed this time"
-            except Failure as failure:
-                result.failures.append(f"{label}: {failure}")
-                said = f"FAILED: {failure}"
-            print(f"  {label:<58} {time.monotonic() - begin:5.1f} s  {said}", flush=True)
-
-    async with asyncio.TaskGroup() as group:
-        for instant, occurrence in chosen:
-            group.create_task(one(instant, occurrence))
-    return result
+from tests.matrix.runner import Matrix, Result, run
 
 
 def main() -> int:
@@ -102,8 +51,8 @@ def main() -> int:
         for name in options.services:
             matrix = kinds[name](folder / name)
             print(f"{name}: killed at each instant of its story", flush=True)
-            jobs = 1 if name == "engine" else options.jobs
-            results[name] = asyncio.run(run(matrix, sample=options.sample, jobs=jobs, only=options.only))
+            running = run(matrix, sample=options.sample, jobs=options.jobs, only=options.only)
+            results[name] = asyncio.run(running)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return _report(results, time.monotonic() - begin, options.least, options.json)

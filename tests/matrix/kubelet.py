@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tripod.cri.v1 import api_pb2 as cri
-from tripod.kubelet.v1 import node_service_pb2 as node_pb
-from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
-from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
 
-from services.common.grpcclient import open_channel, stream
+from services.common.grpcclient import open_channel
 from tests.fakes.cri_server import UID_LABEL, FakeCri, cri_server
 from tests.lab.kubelet_client import KubeletClient
 from tests.matrix.process import Failure, Service, enumerate_instants, until
+from tests.matrix.world import CANARY, judge_bounds, judge_folders, judge_order, judge_silence
 
 IMAGE, PULLED = "app:1", "registry.test/app:2"
-CANARY = "canary-c8f1d2"
 STORY = ("apply", "crash", "delete", "file", "unfile", "orphan")
 CAPS = {"open files": 80, "threads": 40, "tasks": 120}
 OCCURRENCES = 2
@@ -165,13 +162,10 @@ async def judge(made: World, before: FakeCri) -> None:
     """Check the invariants after the story. Raises `Failure` with the first that does not hold."""
     await made.clean()
     _judge_runtime(made, before)
-    await _judge_order(made)
-    _judge_bounds((await made.audit()).process)
-    folders = {path.name for path in (made.folder / "state/pods").iterdir()}
-    if len(folders) != 1:
-        raise Failure(f"I4 no leak: pod folders {folders}")
-    if CANARY in made.service.log.read_text():
-        raise Failure("I12 silence: an environment value stands in the log")
+    await judge_order(made)
+    judge_bounds((await made.audit()).process, CAPS)
+    judge_folders(made.folder / "state", 1)
+    judge_silence(made)
     took = await made.service.terminate()
     if took > 8.0:
         raise Failure(f"SIGTERM took {took:.1f} s")
@@ -191,25 +185,6 @@ def _judge_runtime(made: World, before: FakeCri) -> None:
             raise Failure("I1 continuity: the bystander is not the same container any more")
     if set(fake.sandboxes) != set(before.sandboxes) or set(fake.containers) != set(before.containers):
         raise Failure(f"I4 no leak: the runtime holds {list(fake.sandboxes)} {list(fake.containers)}")
-
-
-async def _judge_order(made: World) -> None:
-    stub = pod_grpc.PodServiceStub(made.channel)
-    last = 0
-    async with stream(stub.WatchPods, pod_pb.WatchPodsRequest()) as answers:
-        async for answer in answers:
-            if answer.revision < last:
-                raise Failure(f"I6 order: revision {answer.revision} after {last}")
-            last = answer.revision
-            if answer.WhichOneof("event") == "bookmark":
-                return
-
-
-def _judge_bounds(use: node_pb.ProcessUse) -> None:
-    held = {"open files": use.open_file_count, "threads": use.thread_count, "tasks": use.task_count}
-    over = {name: count for name, count in held.items() if count > CAPS[name]}
-    if over:
-        raise Failure(f"I7 bounded: {over}, caps are {CAPS}")
 
 
 class KubeletMatrix:

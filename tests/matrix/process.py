@@ -81,6 +81,8 @@ class Service:
         }
         self._prefix = prefix
         self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+        self._silence = 0
         self.lives = 0
         self.killed_itself = False
         self.hard_exit = False
@@ -90,6 +92,7 @@ class Service:
         failpoints = failpoints.replace("1*kill", f"1*{Service.manner.action}")
         armed = {"TRIPOD_FAILPOINTS": failpoints, "TRIPOD_ALLOW_FAILPOINTS": "true"} if failpoints else {}
         with self.log.open("ab") as output:
+            self._silence = output.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *self._prefix,
                 sys.executable,
@@ -100,6 +103,7 @@ class Service:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,
             )
         self.lives += 1
 
@@ -115,13 +119,22 @@ class Service:
 
     async def revive(self) -> bool:
         """Start again if it died, which only its failpoint may have done. Tells whether it had."""
-        if not self.dead:
-            return False
-        code = self._process.returncode if self._process else None
-        if code is not None:
-            self._judge_end(code)
-        await self.start()
-        return True
+        async with self._turn:
+            if not self.dead:
+                return False
+            code = self._process.returncode if self._process else None
+            if code is not None:
+                self._judge_end(code)
+            await self.start()
+            return True
+
+    async def cycle(self, *, gently: bool = False) -> float:
+        """End this life by SIGKILL, or by SIGTERM, and start the next. Returns how long the end took."""
+        async with self._turn:
+            took = await self.terminate() if gently else 0.0
+            await self.kill()
+            await self.start()
+            return took
 
     def _judge_end(self, code: int) -> None:
         if code not in Service.manner.codes:
@@ -140,7 +153,7 @@ class Service:
 
     def tail(self) -> str:
         """Return the end of its log."""
-        return self.log.read_bytes()[-2000:].decode(errors="replace")
+        return self.log.read_bytes()[-600:].decode(errors="replace")
 
     async def ended(self, limit_seconds: float) -> int:
         """Wait until this life has ended; return its code. Raises `TimeoutError`."""
@@ -166,6 +179,8 @@ class Service:
         except TimeoutError as error:
             await self.kill()
             raise Failure(f"the {self.name} did not end within {limit_seconds:g} s of SIGTERM") from error
-        if code != 0:
+        # Before its first word nothing is begun that would need an orderly end.
+        silent = code == -signal.SIGTERM and self.log.stat().st_size == self._silence
+        if code != 0 and not silent:
             raise Failure(f"the {self.name} ended with {code} on SIGTERM: {self.tail()}")
         return asyncio.get_running_loop().time() - begin

@@ -413,6 +413,20 @@ async def test_what_nobody_wants_is_removed_at_the_second_look(node: Node) -> No
     assert await node.runtime.list_pods() == {}
 
 
+async def test_what_nobody_wants_is_removed_even_without_its_sandbox(node: Node) -> None:
+    """Somebody removed the sandbox alone: its containers are found by their labels."""
+    await node.apply(a_pod("a"))
+    await node.until_ready("a")
+    (mine,) = node.store.pods()
+    await node.store.delete([mine.key], grace_seconds=0)
+    await node.store.finalize(mine.uid)
+    node.runtime.rob(mine.uid)
+    await node.housekeeper.clean()
+    await node.housekeeper.clean()
+
+    assert await node.runtime.list_pods() == {}
+
+
 async def test_a_watch_resumes_and_refuses_what_it_cannot(node: Node) -> None:
     """Snapshot, bookmark, changes; then on from a revision of this run alone."""
     await node.apply(a_pod("a"))

@@ -137,18 +137,16 @@ class CriRuntime:
         sandboxes = (await self._call(self._runtime.ListPodSandbox, pb.ListPodSandboxRequest())).items
         containers = (await self._call(self._runtime.ListContainers, pb.ListContainersRequest())).containers
         found: dict[PodUid, ObservedPod] = {}
-        for item in sandboxes:
-            uid = PodUid(item.metadata.uid)
-            seen = ObservedSandbox(SandboxId(item.id), item.metadata.attempt, item.state == pb.SANDBOX_READY)
-            before = found.get(uid)
-            found[uid] = ObservedPod(
-                uid=uid,
-                namespace=item.metadata.namespace,
-                name=item.metadata.name,
-                sandboxes=_newest([seen, *(before.sandboxes if before else ())]),
-                containers=_newest_containers(
-                    [_light(c) for c in containers if c.labels.get(POD_UID_LABEL) == uid]
-                ),
+        # A container may have outlived its sandbox: it counts as well.
+        for uid in dict.fromkeys([*(i.metadata.uid for i in sandboxes), *map(_uid, containers)]):
+            boxes = [i for i in sandboxes if i.metadata.uid == uid]
+            meta = boxes[0].metadata if boxes else None
+            found[PodUid(uid)] = ObservedPod(
+                uid=PodUid(uid),
+                namespace=meta.namespace if meta else "",
+                name=meta.name if meta else "",
+                sandboxes=_newest([_light_sandbox(item) for item in boxes]),
+                containers=_newest_containers([_light(c) for c in containers if _uid(c) == uid]),
             )
         return found
 
@@ -251,6 +249,14 @@ def _newest(sandboxes: Sequence[ObservedSandbox]) -> tuple[ObservedSandbox, ...]
 
 def _newest_containers(containers: Sequence[ObservedContainer]) -> tuple[ObservedContainer, ...]:
     return tuple(sorted(containers, key=lambda c: c.attempt, reverse=True))
+
+
+def _uid(item: pb.Container) -> str:
+    return str(item.labels.get(POD_UID_LABEL, ""))
+
+
+def _light_sandbox(item: pb.PodSandbox) -> ObservedSandbox:
+    return ObservedSandbox(SandboxId(item.id), item.metadata.attempt, item.state == pb.SANDBOX_READY)
 
 
 def _light(item: pb.Container) -> ObservedContainer:

@@ -72,6 +72,11 @@ class ObservedPod:
         """Return the newest sandbox."""
         return self.sandboxes[0] if self.sandboxes else None
 
+    def homeless(self) -> tuple[ObservedContainer, ...]:
+        """Return the containers that are there while their sandbox is not."""
+        boxes = {sandbox.id for sandbox in self.sandboxes}
+        return tuple(c for c in self.containers if c.sandbox_id not in boxes)
+
     def latest(self, name: str) -> ObservedContainer | None:
         """Return the newest instance of a container."""
         return next((c for c in self.containers if c.name == name), None)

@@ -211,6 +211,8 @@ def _plan_deletion(pod: Pod, observed: ObservedPod) -> Iterator[Action]:
             yield StopSandbox(sandbox.id, "the pod was deleted")
     for sandbox in observed.sandboxes:
         yield RemoveSandbox(sandbox.id, "the pod was deleted")
+    for container in observed.homeless():
+        yield RemoveContainer(container.id, "the pod was deleted")
     yield Finalize("nothing of the pod is left")
 
 
@@ -227,12 +229,12 @@ def _plan_running(pod: Pod, observed: ObservedPod, memory: Memory, now: float) -
 
 def _plan_sandbox(observed: ObservedPod) -> Iterator[Action]:
     old = observed.sandbox()
-    if old is None:
-        yield CreateSandbox(0, "the pod has no sandbox")
-        return
     for container in observed.containers:
         if container.state is RuntimeState.RUNNING:
             yield StopContainer(container.id, container.name, 0, "its sandbox is gone")
+    if old is None:
+        yield CreateSandbox(0, "the pod has no sandbox")
+        return
     yield StopSandbox(old.id, "it is not ready")
     yield CreateSandbox(old.attempt + 1, "the sandbox is not ready")
 

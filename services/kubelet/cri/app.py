@@ -177,6 +177,7 @@ class CriServer:
                 await self._resume_logs()
                 await self._network.ensure()
                 await self._mend_links()
+                await self._tidy()
                 await self._holdings.prune()
             except TripodError as error:
                 log.warning("Could not look after the pods", reason=error.reason, error=error.message)
@@ -205,6 +206,18 @@ class CriServer:
                 await self._sandboxes.attach(sandbox_id, "")
             except CriError as error:
                 log.warning("Could not wire a sandbox anew", pod_sandbox_id=sandbox_id, error=error.message)
+
+    async def _tidy(self) -> None:
+        """Remove the files of sandboxes and containers that others removed."""
+        assert self._logs is not None, "start comes first"
+        # Asked first: what is made while the engine lists is no leftover.
+        boxes, logged = await asyncio.to_thread(self._sandboxes.filed), self._logs.known()
+        ours, _ = await self._holdings.claimants()
+        present = {str(item["Id"]) for item, _ in ours}
+        for sandbox_id in boxes - present:
+            self._sandboxes.forget(sandbox_id)
+        for container_id in logged - present:
+            self._logs.drop(container_id)
 
     async def stop(self) -> None:
         """Stop serving. Everything that runs, runs on."""

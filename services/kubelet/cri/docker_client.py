@@ -19,6 +19,7 @@ import docker
 import docker.errors
 import requests
 import urllib3
+from docker.transport import UnixHTTPAdapter
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from services.common import telemetry
@@ -56,6 +57,7 @@ class DockerClient:
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
             self._local.client = docker.APIClient(base_url=self.host, version="auto", timeout=self._deadline)
+            _keep_one_connection(self._local.client, self.host, self._deadline)
         return self._local.client
 
     async def _call(
@@ -232,3 +234,21 @@ class DockerClient:
                     raise EngineRefusedError("images.import", 500, line)
 
         await self._call("images.import", act)
+
+
+class _OneConnection(UnixHTTPAdapter):  # type: ignore[misc]  # docker-py has no types
+    """One connection for every URL of a client; docker-py keeps one for each of the latest 25."""
+
+    def get_connection(self, url: str, proxies: Any = None) -> Any:
+        """Return the pool that all URLs share."""
+        return super().get_connection("http+docker://localhost", proxies)
+
+
+def _keep_one_connection(client: Any, host: str, timeout: int) -> None:
+    """Let a client of a unix socket, which one thread alone uses, keep one connection.
+
+    `num_pools` would say so, but docker-py 7 looks at it for SSH alone.
+    """
+    if host.startswith("unix://"):
+        client.get_adapter(client.base_url).close()
+        client.mount("http+docker://", _OneConnection(f"http+{host}", timeout))

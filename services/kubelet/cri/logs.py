@@ -119,6 +119,11 @@ class LogKeeper:
         """Tell whether a container's output is written, or was to its end."""
         return container_id in self._tasks
 
+    def known(self) -> frozenset[str]:
+        """Return the containers whose output is or was written, in this run or with a cursor from another."""
+        cursors = self._directory.glob("*.json")
+        return frozenset(self._tasks) | {path.stem for path in cursors}
+
     async def _follow(self, container_id: str, path: Path, *, tty: bool) -> None:
         try:
             with _OPEN:

@@ -272,7 +272,7 @@ class Sandboxes:
         try:
             await self._network.detach(sandbox_id)
             await self._holdings.remove(sandbox_id)
-            self._forget(sandbox_id)
+            self.forget(sandbox_id)
         except Exception as error:
             log.warning("Left a broken sandbox behind", pod_sandbox_id=sandbox_id, error=str(error))
 
@@ -286,7 +286,13 @@ class Sandboxes:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
 
-    def _forget(self, sandbox_id: str) -> None:
+    def filed(self) -> frozenset[str]:
+        """Return the ids of all sandboxes that have files."""
+        directory = self._state / "sandboxes"
+        return frozenset(path.name for path in directory.iterdir()) if directory.is_dir() else frozenset()
+
+    def forget(self, sandbox_id: str) -> None:
+        """Remove the files of a sandbox. May be repeated."""
         path = self.resolv_conf(sandbox_id)
         path.unlink(missing_ok=True)
         if path.parent.is_dir():
@@ -325,7 +331,7 @@ class Sandboxes:
             await _MEMBER_REMOVE.recorded()
         await self._network.detach(full_id)
         async with _FORGET:
-            self._forget(full_id)
+            self.forget(full_id)
         await _FORGET.recorded()
         async with _REMOVE:
             await self._holdings.remove(full_id)

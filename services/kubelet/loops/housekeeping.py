@@ -69,3 +69,5 @@ class Housekeeper:
         for sandbox in pod.sandboxes:
             await self._runtime.stop_sandbox(sandbox.id)
             await self._runtime.remove_sandbox(sandbox.id)
+        for container in pod.homeless():
+            await self._runtime.remove_container(container.id)

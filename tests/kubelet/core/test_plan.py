@@ -79,6 +79,18 @@ def kinds(actions: tuple[Action, ...]) -> list[str]:
             id="a-deleted-pod-goes",
         ),
         pytest.param(
+            a_pod(deletion_time=DELETED),
+            observed(an_instance(RUNNING), sandboxes=()),
+            ["StopContainer", "RemoveContainer", "Finalize"],
+            id="a-deleted-pod-takes-along-what-lost-its-sandbox",
+        ),
+        pytest.param(
+            a_pod(),
+            observed(an_instance(RUNNING), sandboxes=()),
+            ["StopContainer", "CreateSandbox", "PullImage", "StartContainer"],
+            id="what-lost-its-sandbox-ends-before-it-starts-anew",
+        ),
+        pytest.param(
             a_pod(deletion_time=DELETED), observed(sandboxes=()), ["Finalize"], id="nothing-left-is-forgotten"
         ),
         pytest.param(
@@ -218,6 +230,10 @@ class World:
         ended = [self._ended(c, 1) if c.name == name else c for c in self.pod.containers]
         self._keep(list(self.pod.sandboxes), ended)
 
+    def rob_sandbox(self) -> None:
+        """Remove the pause container behind our back: its pod's containers run on."""
+        self._keep([], list(self.pod.containers))
+
     def lose_sandbox(self) -> None:
         """End the pause container, and with it the pod's network."""
         for box in self.pod.sandboxes:
@@ -239,7 +255,13 @@ def settle(pod: Pod, world: World, cuts: list[int]) -> None:
     raise AssertionError("the pod never settles")
 
 
-EVENTS = st.lists(st.sampled_from(["crash a", "crash b", "lose sandbox"]), max_size=4)
+def happen(world: World, event: str) -> None:
+    """Let one of `EVENTS` happen."""
+    what, _, name = event.partition(" ")
+    {"crash": lambda: world.crash(name), "lose": world.lose_sandbox, "rob": world.rob_sandbox}[what]()
+
+
+EVENTS = st.lists(st.sampled_from(["crash a", "crash b", "lose sandbox", "rob sandbox"]), max_size=4)
 
 
 @given(
@@ -247,19 +269,20 @@ EVENTS = st.lists(st.sampled_from(["crash a", "crash b", "lose sandbox"]), max_s
     events=EVENTS,
     policy=st.sampled_from(list(RestartPolicy)),
     delete=st.booleans(),
+    settled=st.booleans(),
 )
 def test_a_worker_cut_short_anywhere_gets_there(
-    cuts: list[int], events: list[str], policy: RestartPolicy, *, delete: bool
+    cuts: list[int], events: list[str], policy: RestartPolicy, *, delete: bool, settled: bool
 ) -> None:
     """Interrupted after any action, crashed, robbed of its sandbox: the pod converges."""
     pod = a_pod(a_container(name="a"), a_container(name="b"), restart_policy=policy)
     world = World()
     settle(pod, world, cuts)
     for event in events:
-        world.lose_sandbox() if event == "lose sandbox" else world.crash(event.split()[1])
-        settle(pod, world, cuts)
-    if delete:
-        settle(replace(pod, deletion_time=DELETED), world, cuts)
+        happen(world, event)
+        if settled:
+            settle(pod, world, cuts)
+    settle(replace(pod, deletion_time=DELETED) if delete else pod, world, cuts)
 
     if delete:
         assert world.gone

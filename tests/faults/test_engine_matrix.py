@@ -1,0 +1,47 @@
+"""A sample of the kill matrices; `python -m tests.matrix` runs them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.lab.dockerd import EngineUnavailable
+from tests.matrix.cadvisor import CadvisorMatrix
+from tests.matrix.engine import EngineMatrix
+from tests.matrix.kubelet import KubeletMatrix
+from tests.matrix.proxy import ProxyMatrix
+from tests.matrix.runner import Matrix, run
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.fault("F1"),
+    pytest.mark.asyncio,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample"),
+    [
+        pytest.param(KubeletMatrix, 12, id="kubelet"),
+        pytest.param(ProxyMatrix, 8, id="proxy", marks=[pytest.mark.netns, pytest.mark.fault("F2")]),
+        pytest.param(CadvisorMatrix, 6, id="cadvisor", marks=pytest.mark.fault("F3")),
+        pytest.param(EngineMatrix, 6, id="engine"),
+    ],
+)
+async def test_a_kill_at_any_instant_changes_nothing(
+    kind: Callable[[Path], Matrix], sample: int, tmp_path: Path
+) -> None:
+    """Killed at instants spread over the story, each service finds its way: same containers, no leak."""
+    try:
+        result = await run(kind(tmp_path), sample=sample)
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+
+    assert result.failures == []
+    assert result.killed >= sample - len(result.unreached) > 0
+    assert len(result.unreached) <= 1
