@@ -7,8 +7,10 @@ from socket import inet_ntoa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tripod.kubelet.v1 import object_service_pb2 as object_pb
+from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
 
-from services.proxy.adapters import conntrack, nfelements, nfmessages
+from services.proxy.adapters import conntrack, kubelet_client, nfelements, nfmessages
 from services.proxy.adapters.nfframe import SETS
 from services.proxy.adapters.nftables import changing
 from services.proxy.core.ruleset import Change, Ruleset
@@ -106,3 +108,22 @@ def test_a_flow_is_known_by_the_kernels_own_words() -> None:
     assert found.flow.endpoint == "10.1.0.3"
     assert found.known_by == nfmessages.nested(1, original) + nfmessages.attribute(12, b"\0\0\0\7")
     assert conntrack.read(b"") is None
+
+
+@pytest.mark.parametrize(
+    ("addresses", "taken"),
+    [
+        (["10.1.0.1"], "10.1.0.1"),
+        (["fd00::1", "10.1.0.1"], "10.1.0.1"),
+        (["fd00::1"], ""),
+        (["10.1"], ""),
+        ([], ""),
+    ],
+)
+def test_only_an_ipv4_address_comes_into_the_rules(addresses: list[str], taken: str) -> None:
+    """One pod or service with another would have every rule refused."""
+    pod = kubelet_client.pod_value(pod_pb.Pod(uid="u", pod_ips=addresses))
+    service = kubelet_client.service_value(object_pb.Service(uid="u", cluster_ip=(addresses or [""])[-1]))
+
+    assert pod.address == taken
+    assert service.cluster_ip == taken

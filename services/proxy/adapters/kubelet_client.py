@@ -6,8 +6,9 @@ kubelet is away nothing is told, so the rules stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
 import grpc
@@ -108,13 +109,26 @@ class KubeletClient:
         position.retry_seconds = min(_LAST_RETRY_SECONDS, position.retry_seconds * 2)
 
 
+def _ipv4(addresses: Iterable[str]) -> str:
+    """Return the first IPv4 address; empty without one.
+
+    Any other would make the kernel refuse the transaction, and with it everybody's rules.
+    """
+    for address in addresses:
+        try:
+            return str(IPv4Address(address))
+        except AddressValueError:
+            continue
+    return ""
+
+
 def service_value(message: object_pb.Service) -> Service:
     """Convert a service; ports of protocols that we do not know are left out."""
     return Service(
         uid=message.uid,
         namespace=message.namespace,
         name=message.name,
-        cluster_ip=message.cluster_ip,
+        cluster_ip=_ipv4([message.cluster_ip]),
         ports=tuple(_port(port) for port in message.ports if port.protocol in PROTOCOLS),
         selector=dict(message.selector),
         publish_not_ready=message.publish_not_ready_addresses,
@@ -141,7 +155,7 @@ def pod_value(message: pod_pb.Pod) -> Pod:
         namespace=message.namespace,
         name=message.name,
         labels=dict(message.labels),
-        address=message.pod_ips[0] if message.pod_ips else "",
+        address=_ipv4(message.pod_ips),
         ready=message.ready,
         serving=message.serving,
         terminating=message.terminating,
