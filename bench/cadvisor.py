@@ -134,10 +134,17 @@ def floor(snapshot: Snapshot, layout: CgroupLayout) -> Times:
                         pid = os.pread(opened[-1], 4096, 0).split()[0].decode()
                         opened.append(os.open(f"/proc/{pid}/net/dev", os.O_RDONLY))
     try:
-        return timed(lambda: [os.pread(descriptor, 65_536, 0) for descriptor in opened])
+        return timed(lambda: [_read(descriptor) for descriptor in opened])
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.pread(descriptor, 65_536, 0)
+    except OSError:  # Others' containers come and go.
+        return b""
 
 
 async def in_process(ids: list[str]) -> tuple[Times, Times, Times, bytes]:

@@ -247,6 +247,8 @@ def _result(found: Found) -> Result:
         ],
         notes=[
             f"{PODS} pods with a readiness probe each, 2 services, over {found.seconds:.0f} s",
+            f"the machine's load average was {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; "
+            "cAdvisor samples every container of the machine",
             "RSS counts shared pages once for each process, PSS shares them out",
         ],
     )

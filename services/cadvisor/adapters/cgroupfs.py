@@ -43,6 +43,20 @@ _FILE_LIMIT = 20_000
 _STARTING_LOOKS = 10
 # Controllers that we read; others may be mounted too.
 _WALKED = ("memory", "cpuacct", "cpu", "pids", "")
+# Limits change by somebody's hand: they are read once in so many looks.
+_LIMITS = frozenset(
+    [
+        "cpu.shares",
+        "cpu.cfs_quota_us",
+        "cpu.cfs_period_us",
+        "memory.limit_in_bytes",
+        "pids.max",
+        "cpu.weight",
+        "cpu.max",
+        "memory.max",
+    ]
+)
+_LIMIT_LOOKS = 10
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH})
 # Parts of a container's statistics, by the first word of a file's name.
 _PARTS = {"cpuacct": "cpu", "cpu": "cpu", "memory": "memory", "blkio": "disks", "io": "disks", "pids": "pids"}
@@ -68,10 +82,12 @@ class _Part:
     files: list[_File] = field(default_factory=list)
     value: Any = None
 
-    def changed(self) -> bool:
+    def changed(self, *, limits: bool = True) -> bool:
         """Read the files; tell whether one says something else. Raises `_GoneError`."""
         changed = False
         for file in self.files:
+            if not limits and file.name in _LIMITS:
+                continue
             content = _pread(file.descriptor)
             if content != file.content:
                 file.content, changed = content, True
@@ -227,6 +243,7 @@ class CgroupReader:
     def _stats(self, group: _Group) -> Stats:
         """Return the same object as before when nothing has changed."""
         changed = group.stats is None
+        limits = changed or group.age <= _STARTING_LOOKS or group.age % _LIMIT_LOOKS == 0
         pids = group.processes
         if pids.changed() or pids.value is None:
             pids.value = (pids.contents().get("cgroup.procs") or b"").split()
@@ -235,7 +252,7 @@ class CgroupReader:
             group.looks += 1
             self._open_network(group, pids.value)
         for kind, part in group.parts.items():
-            if part.changed() or part.value is None:
+            if part.changed(limits=limits) or part.value is None:
                 part.value, changed = self._parse(kind, part.contents(), len(pids.value)), True
         interfaces = self._interfaces(group.network)
         if interfaces is not group.network.value:
