@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Make a folder of a short path: sockets lie in it, whose paths have 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="mx-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
 @pytest.mark.parametrize(
     ("kind", "sample"),
     [
@@ -34,11 +42,11 @@ pytestmark = [
     ],
 )
 async def test_a_kill_at_any_instant_changes_nothing(
-    kind: Callable[[Path], Matrix], sample: int, tmp_path: Path
+    kind: Callable[[Path], Matrix], sample: int, folder: Path
 ) -> None:
     """Killed at instants spread over the story, each service finds its way: same containers, no leak."""
     try:
-        result = await run(kind(tmp_path), sample=sample)
+        result = await run(kind(folder), sample=sample)
     except EngineUnavailable as error:
         pytest.skip(str(error))
 

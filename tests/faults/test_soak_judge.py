@@ -11,7 +11,6 @@ from tests.soak.judge import GROWTH_LIMIT_BYTES, SLACK, compare
 from tests.soak.node import Held
 from tests.soak.state import Tally
 
-pytestmark = pytest.mark.fault("F5")
 QUIET = Held(open_files=60, threads=20, tasks=100, resident_bytes=90 << 20)
 
 

@@ -148,6 +148,8 @@ async def node() -> AsyncIterator[Node]:
     """Run a node for a block; nothing of it is left afterwards but the folder with its logs."""
     kept = Path(tempfile.mkdtemp(prefix="tripod-soak-"))
     async with AsyncExitStack() as stack:
+        unused = stack.enter_context(contextlib.ExitStack())
+        unused.callback(shutil.rmtree, kept, ignore_errors=True)
         engine = await asyncio.to_thread(stack.enter_context, private_engine())
         base = await stack.enter_async_context(lab.kubelet_on(engine, settings=_settings("kubelet")))
         base.service.log = kept / "kubelet.log"
@@ -171,6 +173,7 @@ async def node() -> AsyncIterator[Node]:
             stack.push_async_callback(service.kill)
             await service.start()
         stack.push_async_callback(made.engine_free)
+        unused.pop_all()  # From now on the caller decides.
         yield made
 
 
