@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 60
-FAST := -m "not docker and not netns and not e2e"
+FAST := -m "not docker and not netns and not e2e and not process"
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
 
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ check: $(VENV)/.ready proto ## Format, lint, types, import contracts, proto lint
 test: check ## Everything: also the engine, network namespaces and the composed node
 	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
-	$(BIN)/python -m pytest -q -m "docker or netns or e2e" tests
+	$(BIN)/python -m pytest -q -m "docker or netns or e2e or process" tests
 
 kill-matrix: $(VENV)/.ready proto ## Kill every service at each step of its work, and check what must hold
 	@$(PYTHON) -m tools.programs

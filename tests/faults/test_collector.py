@@ -19,6 +19,7 @@ from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel
 from tests.matrix.process import Service
 
+pytestmark = pytest.mark.process
 METRIC = "tripod_spans_dropped_total"
 KINDS = ["away", "silent"]
 

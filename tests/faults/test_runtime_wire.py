@@ -17,7 +17,7 @@ from tests.fakes.cri_server import FakeCri
 from tests.lab.faultproxy import Delay, DropReply, Duplicate, Error, Fault, Hang, edit
 from tests.lab.kubelet import IMAGES, POD_LABEL, RUNTIME, FaultyNode, faulty_node, manifest
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 IMAGE = "app:1"
 LISTS = (f"{RUNTIME}/ListPodSandbox", f"{RUNTIME}/ListContainers")
 STATUSES = (f"{RUNTIME}/PodSandboxStatus", f"{RUNTIME}/ContainerStatus")
@@ -233,6 +233,7 @@ async def test_a_slow_runtime_fails_no_probe_and_bounds_what_waits(tmp_path: Pat
 
     assert unhealthy == []
     assert {pod.containers[0].restart_count for pod in pods.values()} == {0}
-    # For each pod a worker and two probes, each with its call under way; and what a kubelet has anyway.
-    assert use.task_count < 6 * len(names) + 80
+    # For each pod a worker that asks for two things at once, and two probes, each with its call under way;
+    # and what a kubelet has anyway.
+    assert use.task_count < 9 * len(names) + 80
     assert use.open_file_count < 80

@@ -22,7 +22,7 @@ from services.common.grpcclient import call, open_channel
 from services.common.owners import UNKNOWN, listener
 from tests.matrix.process import ROOT, Service
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.process, pytest.mark.asyncio]
 
 
 async def answers(address: str) -> int:

@@ -15,7 +15,7 @@ import pytest
 from tests.matrix.kubelet import KubeletMatrix
 from tests.matrix.process import MANNERS, Service
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.fault("F32")]
+pytestmark = [pytest.mark.process, pytest.mark.asyncio, pytest.mark.fault("F32")]
 LIMIT_SECONDS = 8.0
 
 
@@ -26,7 +26,6 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.netns  # Needs none, but takes too long for the fast tests.
 @pytest.mark.timeout(300)
 async def test_a_kubelet_that_is_told_to_end_amid_a_pods_life_leaves_it_as_it_was(
     short_path: Path, monkeypatch: pytest.MonkeyPatch

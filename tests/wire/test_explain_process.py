@@ -17,7 +17,7 @@ from tests.fakes.cri_server import FakeCri, cri_server
 from tests.matrix.kubelet import IMAGE, World, pod
 from tests.matrix.process import Service, until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.process, pytest.mark.asyncio]
 LIMIT_SECONDS = 60.0
 
 

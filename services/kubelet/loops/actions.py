@@ -98,8 +98,7 @@ class Actor:
                     continue
                 case plan.CreateSandbox():
                     outcome.acted = True
-                    async with self._starts:
-                        sandbox, images = await self._make_sandbox(pod, action, actions)
+                    sandbox, images = await self._make_sandbox(pod, action, actions)
                     outcome.observed = outcome.observed and outcome.observed.with_sandbox(sandbox)
                 case plan.PullImage():
                     await self._guarded(pod, action.container, outcome, self._pull(pod, action, images))
@@ -169,6 +168,7 @@ class Actor:
     ) -> tuple[ObservedSandbox, dict[str, bool]]:
         """Make the sandbox, and meanwhile look which of the plan's images are there."""
         images = dict.fromkeys(a.image for a in actions if isinstance(a, plan.PullImage))
+        # A look that hangs must not hold one of the places of those that start.
         looks = asyncio.gather(*(self._look_for(image) for image in images))
         made, present = await asyncio.gather(self._create_sandbox(pod, action), looks)
         known = zip(images, present, strict=True)
@@ -199,11 +199,12 @@ class Actor:
             dns_searches=self._facts.dns_searches,
         )
         try:
-            with telemetry.span(telemetry_names.SANDBOX_CREATE, attributes={"reason": action.reason}):
-                async with _SANDBOX_CREATE:
-                    made = await self._runtime.create_sandbox(config)
-                await _SANDBOX_CREATE.recorded()
-                return await self._runtime.sandbox(made)
+            async with self._starts:
+                with telemetry.span(telemetry_names.SANDBOX_CREATE, attributes={"reason": action.reason}):
+                    async with _SANDBOX_CREATE:
+                        made = await self._runtime.create_sandbox(config)
+                    await _SANDBOX_CREATE.recorded()
+                    return await self._runtime.sandbox(made)
         except TripodError as error:
             self._events.emit(pod, "FailedCreatePodSandBox", error.message, warning=True)
             raise
