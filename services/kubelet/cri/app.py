@@ -71,6 +71,7 @@ class CriServer:
         self._inflight: InFlight[str] = InFlight()
         self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
         self._logs: LogKeeper | None = None
+        self._made_sandboxes: Sandboxes | None = None
         self._server: GrpcServer | None = None
 
     async def start(self) -> None:
@@ -88,7 +89,7 @@ class CriServer:
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
         if not self._host.negative_oom_scores:
             log.info("Clamped negative out-of-memory scores to 0", why="the host lacks CAP_SYS_RESOURCE")
-        sandboxes = self._sandboxes()
+        sandboxes = self._made_sandboxes = self._sandboxes()
         await sandboxes.prepare()
         self._server = self._build(streams, execution, streaming, sandboxes)
         await self._server.start()
@@ -176,7 +177,7 @@ class CriServer:
                 await self._resume_logs()
                 await self._network.ensure()
                 await self._mend_links()
-                await self._holdings.prune()
+                await self._drop_leftovers()
             except TripodError as error:
                 log.warning("Could not look after the pods", reason=error.reason, error=error.message)
             await self._clock.sleep(_UPKEEP_SECONDS)
@@ -190,10 +191,21 @@ class CriServer:
                 tty = bool(inspected and inspected["Config"].get("Tty"))
                 self._logs.follow(item["Id"], record.log_path, tty=tty)
 
+    async def _drop_leftovers(self) -> None:
+        """Remove the files of what others removed; the list sees that the register has no such ids."""
+        assert self._logs is not None, "start comes first"
+        assert self._made_sandboxes is not None, "start comes first"
+        await self._holdings.claimants()
+        known = self._register.ids()
+        self._logs.keep(known)
+        self._made_sandboxes.keep(known)
+
     async def _mend_links(self) -> None:
         """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""
+        # Asked first: a sandbox that is wired while the engine lists is no leftover.
+        attached = await self._network.list_attached()
         owned = await self._holdings.listing(naming.SANDBOX)
-        await self._network.collect({str(item["Id"]) for item, _ in owned})
+        await self._network.collect({str(item["Id"]) for item, _ in owned}, among=attached)
         running = {str(item["Id"]) for item, _ in owned if item["State"] == "running"}
         for sandbox_id in set(await self._network.severed()) & running:
             inspected = await self._client.inspect(sandbox_id)

@@ -101,6 +101,9 @@ class Prober:
             begin = self._clock.monotonic()
             with telemetry.unrecorded():
                 outcome = await self._runner.run(work.probe, target)
+            if outcome is None:
+                await self._clock.sleep(max(EAGER_SECONDS, work.probe.period_seconds))
+                continue
             before, state = state, probes.step(state, outcome.success, work.probe)
             self._judged.add(key)
             if not outcome.success:
