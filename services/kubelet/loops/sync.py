@@ -155,7 +155,9 @@ class PodWorkers:
 
     async def _observe(self, pod: Pod, state: _State) -> ObservedPod:
         with telemetry.span(telemetry_names.POD_OBSERVE):
-            return await self._runtime.observe(pod.uid)
+            seen = await self._runtime.observe(pod.uid)
+        state.memory = plan.look_again(state.memory, seen)
+        return plan.recall(state.memory, seen)
 
     def _begin(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
         """Open the trace of a pod's start, unless it runs already: then it is adopted."""
