@@ -11,6 +11,7 @@ import grpc
 from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
+from services.common.errors import Code, TripodError
 from services.common.grpcclient import call, stream
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
@@ -27,6 +28,7 @@ _STATES = {
     pb.CONTAINER_EXITED: RuntimeState.EXITED,
 }
 _DEADLINE_SECONDS = 30.0
+_STATUS_SECONDS = 15.0
 _CREATE_SECONDS = 240.0
 _PULL_SECONDS = 1800.0
 
@@ -89,18 +91,16 @@ class CriRuntime:
         sandboxes = (await self._call(self._runtime.ListPodSandbox, pb.ListPodSandboxRequest())).items
         containers = (await self._call(self._runtime.ListContainers, pb.ListContainersRequest())).containers
         found: dict[PodUid, ObservedPod] = {}
-        for item in sandboxes:
-            uid = PodUid(item.metadata.uid)
-            seen = ObservedSandbox(SandboxId(item.id), item.metadata.attempt, item.state == pb.SANDBOX_READY)
-            before = found.get(uid)
-            found[uid] = ObservedPod(
-                uid=uid,
-                namespace=item.metadata.namespace,
-                name=item.metadata.name,
-                sandboxes=_newest([seen, *(before.sandboxes if before else ())]),
-                containers=_newest_containers(
-                    [_light(c) for c in containers if c.labels.get(POD_UID_LABEL) == uid]
-                ),
+        # A container may have outlived its sandbox: it counts as well.
+        for uid in dict.fromkeys([*(i.metadata.uid for i in sandboxes), *map(_uid, containers)]):
+            boxes = [i for i in sandboxes if i.metadata.uid == uid]
+            meta = boxes[0].metadata if boxes else None
+            found[PodUid(uid)] = ObservedPod(
+                uid=PodUid(uid),
+                namespace=meta.namespace if meta else "",
+                name=meta.name if meta else "",
+                sandboxes=_newest([_light_sandbox(item) for item in boxes]),
+                containers=_newest_containers([_light(c) for c in containers if _uid(c) == uid]),
             )
         return found
 
@@ -163,6 +163,11 @@ class CriRuntime:
         request = pb.RemoveContainerRequest(container_id=container)
         await self._call(self._runtime.RemoveContainer, request, seconds=_CREATE_SECONDS)
 
+    async def reopen_log(self, container: ContainerId) -> None:
+        """Have a log opened anew."""
+        request = pb.ReopenContainerLogRequest(container_id=container)
+        await self._call(self._runtime.ReopenContainerLog, request)
+
     async def exec_sync(
         self, container: ContainerId, command: Sequence[str], timeout_seconds: int
     ) -> tuple[int, bytes]:
@@ -191,9 +196,19 @@ class CriRuntime:
         answer = await self._call(self._runtime.Version, pb.VersionRequest())
         return f"{answer.runtime_name}://{answer.runtime_version}"
 
+    async def image_directory(self) -> str:
+        """Return where images and containers lie."""
+        try:
+            answer = await self._call(self._images.ImageFsInfo, pb.ImageFsInfoRequest())
+        except TripodError as error:
+            if error.code is Code.UNIMPLEMENTED:
+                return ""
+            raise
+        return next((str(found.fs_id.mountpoint) for found in answer.image_filesystems), "")
+
     async def conditions(self) -> Sequence[RuntimeCondition]:
         """Return the runtime's conditions."""
-        answer = await self._call(self._runtime.Status, pb.StatusRequest())
+        answer = await self._call(self._runtime.Status, pb.StatusRequest(), seconds=_STATUS_SECONDS)
         return [RuntimeCondition(c.type, c.status, c.message) for c in answer.status.conditions]
 
 
@@ -203,6 +218,14 @@ def _newest(sandboxes: list[ObservedSandbox]) -> tuple[ObservedSandbox, ...]:
 
 def _newest_containers(containers: list[ObservedContainer]) -> tuple[ObservedContainer, ...]:
     return tuple(sorted(containers, key=lambda c: c.attempt, reverse=True))
+
+
+def _uid(item: pb.Container) -> str:
+    return str(item.labels.get(POD_UID_LABEL, ""))
+
+
+def _light_sandbox(item: pb.PodSandbox) -> ObservedSandbox:
+    return ObservedSandbox(SandboxId(item.id), item.metadata.attempt, item.state == pb.SANDBOX_READY)
 
 
 def _light(item: pb.Container) -> ObservedContainer:
