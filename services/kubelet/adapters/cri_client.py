@@ -201,9 +201,9 @@ class CriRuntime:
         try:
             answer = await self._call(self._images.ImageFsInfo, pb.ImageFsInfoRequest())
         except TripodError as error:
-            if error.code is Code.UNIMPLEMENTED:
-                return ""
-            raise
+            if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED):
+                raise
+            return ""  # Not every runtime tells, and pods run none the less.
         return next((str(found.fs_id.mountpoint) for found in answer.image_filesystems), "")
 
     async def conditions(self) -> Sequence[RuntimeCondition]:
