@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import IPv4Network
@@ -30,12 +30,14 @@ from services.kubelet.adapters import machine
 from services.kubelet.adapters.cadvisor_client import CadvisorClient
 from services.kubelet.adapters.cri_client import CriRuntime
 from services.kubelet.adapters.files import DiskFiles, resolver
+from services.kubelet.adapters.log_files import DiskLogFiles
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.config import KubeletConfig
 from services.kubelet.core import render, volumes
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.audit import Audit, Holdings, audit
-from services.kubelet.core.node import NodeStatus, capacity
+from services.kubelet.core.log_files import LogLimits
+from services.kubelet.core.node import Disk, NodeStatus, capacity
 from services.kubelet.core.status import PodStatus, StatePhase, to_kubernetes
 from services.kubelet.core.summary import Summary, summarize, to_json
 from services.kubelet.cri.app import CriServer
@@ -45,6 +47,7 @@ from services.kubelet.loops.actions import Actor, NodeFacts
 from services.kubelet.loops.eventlog import EventLog
 from services.kubelet.loops.explainer import Explainer, Faults
 from services.kubelet.loops.housekeeping import Housekeeper
+from services.kubelet.loops.log_rotation import LogRotator
 from services.kubelet.loops.manifests import ManifestDirectory
 from services.kubelet.loops.node_status import NodeWatcher
 from services.kubelet.loops.pleg import RuntimeWatcher
@@ -91,6 +94,7 @@ class Kubelet:
         self._traces = traces
         self._clock = clock or SystemClock()
         self._name = node_name(config)
+        self._image_directory: Path | None = None
         self._machine = machine.read(config.state_directory)
         run_id = secrets.token_hex(8)
         state = config.state_directory
@@ -132,6 +136,18 @@ class Kubelet:
         self._workers.bind(self._prober)
         self._watcher = RuntimeWatcher(self._runtime, clock, self._workers.wake)
         self._housekeeper = Housekeeper(self._store, self._runtime, self._files, clock)
+        self._rotator = LogRotator(
+            self._store,
+            self._statuses.snapshot,
+            self._runtime,
+            DiskLogFiles(),
+            clock=clock,
+            state_directory=config.state_directory,
+            limits=LogLimits(
+                file_bytes=max(1, config.container_log_max_mebibytes) << 20,
+                file_count=max(2, config.container_log_max_files),
+            ),
+        )
         directory = config.manifest_directory
         manifests = directory if directory != Path() else config.state_directory / "manifests"
         self._manifests = ManifestDirectory(manifests, self._store, clock, on_fault=self._tell_refusal)
@@ -165,13 +181,13 @@ class Kubelet:
             service_cidr=self._config.service_cidr,
         )
 
-    def _measure(self) -> tuple[int, float, float]:
-        free = machine.free_disk_bytes(self._config.state_directory)
-        return (
-            machine.available_memory_bytes(),
-            free / max(1, self._machine.disk_bytes),
-            machine.process_share(),
-        )
+    def _measure(self) -> tuple[int, Sequence[Disk], float]:
+        state, images = self._config.state_directory, self._image_directory
+        disks = [Disk(f"the node's state, {state},", machine.free_disk_share(state))]
+        # Not to be seen from here when the kubelet runs in a container without it.
+        if images is not None and images.exists():
+            disks.append(Disk(f"the engine, {images},", machine.free_disk_share(images)))
+        return machine.available_memory_bytes(), disks, machine.process_share()
 
     def _tell_refusal(self, file: str, fault: str) -> None:
         """Tell the pods of a manifest that what it says now is refused."""
@@ -222,6 +238,7 @@ class Kubelet:
                 "source": self._workers.follow_source,
                 "runtime-events": self._watcher.follow,
                 "runtime-relist": self._watcher.relist,
+                "log-rotation": self._rotator.run,
                 "housekeeping": self._housekeeper.run,
                 "manifests": self._manifests.run,
                 "node-status": self._node.run,
@@ -235,11 +252,13 @@ class Kubelet:
         while True:
             try:
                 version = await self._runtime.version()
+                images = await self._runtime.image_directory()
             except TripodError as error:
                 self._awaited = f"The runtime does not answer: {error.message}"
                 log.warning("Waiting for the runtime", error=error.message)
                 await self._clock.sleep(1.0)
                 continue
+            self._image_directory = Path(images) if images else None
             info = {**self._node.status.info, "container_runtime_version": version}
             self._node.learn(info)
             self._awaited = ""

@@ -35,6 +35,8 @@ class KubeletConfig:
         "", help="cAdvisor's gRPC address; empty means cadvisor.sock in the run directory."
     )
     cadvisor_metrics_url: str = setting("http://127.0.0.1:4194/metrics", help="cAdvisor's metrics page.")
+    container_log_max_mebibytes: int = setting(10, help="Size at which a container's log is rotated.")
+    container_log_max_files: int = setting(5, help="Log files to keep of a container, at least 2.")
     log_level: str = setting("info", help="debug, info, warning or error.")
     log_format: str = setting("auto", help="json, console or auto.")
     failpoints: str = setting("", help="Break on purpose, for tests: see services/common/failpoints.py.")

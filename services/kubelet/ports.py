@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from services.kubelet.core.audit import Holdings
@@ -137,6 +138,10 @@ class Runtime(Protocol):
         """Remove a container."""
         ...
 
+    async def reopen_log(self, container: ContainerId) -> None:
+        """Have a running container's log written to its path anew, after the file was moved away."""
+        ...
+
     async def exec_sync(
         self, container: ContainerId, command: Sequence[str], timeout_seconds: int
     ) -> tuple[int, bytes]:
@@ -155,6 +160,10 @@ class Runtime(Protocol):
 
     async def version(self) -> str:
         """Return name and version, such as `docker://20.10.24`."""
+        ...
+
+    async def image_directory(self) -> str:
+        """Return where images and containers lie on the node; "" from a runtime that does not tell."""
         ...
 
     async def conditions(self) -> Sequence[RuntimeCondition]:
@@ -183,8 +192,11 @@ class ProbeOutcome:
 class ProbeRunner(Protocol):
     """Runs one probe."""
 
-    async def run(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome:
-        """Run within the probe's time-out. Raises nothing but cancellation."""
+    async def run(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome | None:
+        """Run within the probe's time-out; None when the runtime could not run it, which says nothing.
+
+        Raises nothing but cancellation.
+        """
         ...
 
 
@@ -195,6 +207,22 @@ class EventSink(Protocol):
         self, pod: Pod, reason: str, message: str, *, container: str = "", warning: bool = False
     ) -> None:
         """Note an event."""
+        ...
+
+
+class LogFiles(Protocol):
+    """Looks at and moves the log files of one container's folder."""
+
+    async def sizes(self, folder: Path) -> Mapping[str, int]:
+        """Return the files in a folder with their sizes; nothing for a folder that is not there."""
+        ...
+
+    async def move(self, source: Path, target: Path) -> None:
+        """Give a file another name, which must be free. Raises `KubeletError`."""
+        ...
+
+    async def remove(self, path: Path) -> None:
+        """Remove a file. An absent one is no error."""
         ...
 
 

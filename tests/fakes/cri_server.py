@@ -323,6 +323,10 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
         finally:
             self._watchers.discard(queue)
 
+    async def ImageFsInfo(self, request: pb.ImageFsInfoRequest, context: Any) -> pb.ImageFsInfoResponse:
+        """Tell of no disk."""
+        return pb.ImageFsInfoResponse()
+
     async def ImageStatus(self, request: pb.ImageStatusRequest, context: Any) -> pb.ImageStatusResponse:
         """Return an image that is here."""
         name = request.image.image

@@ -223,6 +223,9 @@ class FakeRuntime:
         if pod is not None:
             self._keep(replace(pod, containers=tuple(c for c in pod.containers if c.id != container)))
 
+    async def reopen_log(self, container: ContainerId) -> None:
+        """Nothing is written here."""
+
     async def exec_sync(
         self, container: ContainerId, command: Sequence[str], timeout_seconds: int
     ) -> tuple[int, bytes]:
@@ -253,6 +256,10 @@ class FakeRuntime:
     async def version(self) -> str:
         """Return a name."""
         return "fake://1"
+
+    async def image_directory(self) -> str:
+        """Tell of none."""
+        return ""
 
     async def conditions(self) -> Sequence[RuntimeCondition]:
         """Return that all is well."""

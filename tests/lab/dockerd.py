@@ -20,7 +20,10 @@ from pathlib import Path
 START_SECONDS = 60.0
 # A static program, so an image needs nothing else: /bin/busybox with `sh` and its like as links.
 TEST_IMAGE = "tripod-test:1"
-_APPLETS = ("sh", "sleep", "echo", "cat", "true", "false", "yes", "nc", "httpd", "wget", "id", "dd", "head")
+_APPLETS = (
+    *("sh", "sleep", "echo", "cat", "true", "false", "yes", "nc", "httpd", "wget", "id", "dd", "head"),
+    *("tr", "printf", "rm", "ls", "mkdir", "sync", "df"),
+)
 
 
 class EngineUnavailable(Exception):  # noqa: N818  # why a test is skipped

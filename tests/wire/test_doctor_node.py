@@ -21,7 +21,7 @@ from services.common import telemetry, traceserver
 from services.common.clock import SystemClock
 from services.common.grpcserver import Listener, Servicer, build_server
 from services.kubelet.core.audit import Audit
-from services.kubelet.core.node import Look, NodeStatus
+from services.kubelet.core.node import Disk, Look, NodeStatus
 from services.kubelet.core.node import judge as judge_node
 from services.kubelet.core.summary import Summary
 from services.kubelet.objects.claim import StateClaim
@@ -46,7 +46,9 @@ async def a_node(
 ) -> AsyncIterator[None]:
     """Serve what the doctor asks, as the services do."""
     blank = NodeStatus("n", {}, {}, (), {}, "10.201.0.0/24", "10.202.0.0/16")
-    status = judge_node(blank, Look(list(faults), 1 << 40, 0.5, 0.1), SystemClock().now())
+    status = judge_node(
+        blank, Look(list(faults), 1 << 40, [Disk("the state", 0.5)], 0.1), SystemClock().now()
+    )
     servicer = NodeServicer(lambda: status, no_summary, never, lambda: refused)
     ring = telemetry.setup("tripod-test").ring
     nodes = Servicer(

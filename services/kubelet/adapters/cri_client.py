@@ -13,7 +13,7 @@ import grpc
 from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
-from services.common.errors import Code, RemoteError
+from services.common.errors import Code, RemoteError, TripodError
 from services.common.grpcclient import call, stream
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
@@ -31,6 +31,7 @@ _STATES = {
     pb.CONTAINER_EXITED: RuntimeState.EXITED,
 }
 _DEADLINE_SECONDS = 30.0
+_STATUS_SECONDS = 15.0
 _CREATE_SECONDS = 240.0
 _PULL_SECONDS = 1800.0
 
@@ -209,6 +210,11 @@ class CriRuntime:
         request = pb.RemoveContainerRequest(container_id=container)
         await self._call(self._runtime.RemoveContainer, request, seconds=_CREATE_SECONDS)
 
+    async def reopen_log(self, container: ContainerId) -> None:
+        """Have a log opened anew."""
+        request = pb.ReopenContainerLogRequest(container_id=container)
+        await self._call(self._runtime.ReopenContainerLog, request)
+
     async def exec_sync(
         self, container: ContainerId, command: Sequence[str], timeout_seconds: int
     ) -> tuple[int, bytes]:
@@ -237,9 +243,19 @@ class CriRuntime:
         answer = await self._call(self._runtime.Version, pb.VersionRequest())
         return f"{answer.runtime_name}://{answer.runtime_version}"
 
+    async def image_directory(self) -> str:
+        """Return where images and containers lie."""
+        try:
+            answer = await self._call(self._images.ImageFsInfo, pb.ImageFsInfoRequest())
+        except TripodError as error:
+            if error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED):
+                raise
+            return ""  # Not every runtime tells, and pods run none the less.
+        return next((str(found.fs_id.mountpoint) for found in answer.image_filesystems), "")
+
     async def conditions(self) -> Sequence[RuntimeCondition]:
         """Return the runtime's conditions."""
-        answer = await self._call(self._runtime.Status, pb.StatusRequest())
+        answer = await self._call(self._runtime.Status, pb.StatusRequest(), seconds=_STATUS_SECONDS)
         return [RuntimeCondition(c.type, c.status, c.message) for c in answer.status.conditions]
 
 

@@ -35,7 +35,7 @@ async def read(
     descriptor = await asyncio.to_thread(open_file, root, path, alone=True)
     try:
         offset = 0 if tail_lines is None else await asyncio.to_thread(_tail, descriptor, tail_lines)
-        rest = b""
+        rest, moved = b"", False
         while True:
             may_grow = await follow() if follow else False
             block = await asyncio.to_thread(os.pread, descriptor, _BLOCK_BYTES, offset)
@@ -49,22 +49,31 @@ async def read(
                 rest = b""
             if block:
                 continue
-            if not may_grow:
+            if moved:
+                descriptor, offset = await _opened(root, path, descriptor)
+                moved = False
+                continue
+            # Nobody writes to a file any more once its path holds another: read it to its end.
+            moved = await _is_moved(path, descriptor) if may_grow or follow else False
+            if not moved and not may_grow:
                 return
-            descriptor, offset = await _rotated(root, path, descriptor, offset)
-            await asyncio.sleep(_POLL_SECONDS)
+            if not moved:
+                await asyncio.sleep(_POLL_SECONDS)
     finally:
         os.close(descriptor)
 
 
-async def _rotated(root: Path, path: Path, descriptor: int, offset: int) -> tuple[int, int]:
-    """Go on in a new file when the path holds another one."""
+async def _is_moved(path: Path, descriptor: int) -> bool:
+    """Tell whether the path holds another file by now."""
     try:
         fresh = await asyncio.to_thread(path.lstat)
     except OSError:
-        return descriptor, offset
-    if fresh.st_ino == os.fstat(descriptor).st_ino:
-        return descriptor, offset
+        return False
+    return fresh.st_ino != os.fstat(descriptor).st_ino
+
+
+async def _opened(root: Path, path: Path, descriptor: int) -> tuple[int, int]:
+    """Go on at the beginning of the file that the path holds."""
     opened = await asyncio.to_thread(open_file, root, path, alone=True)
     os.close(descriptor)
     return opened, 0

@@ -49,9 +49,10 @@ def available_memory_bytes() -> int:
     return _meminfo("MemAvailable")
 
 
-def free_disk_bytes(state_directory: Path) -> int:
-    """Return what is free where the state lies."""
-    return shutil.disk_usage(_existing(state_directory)).free
+def free_disk_share(directory: Path) -> float:
+    """Return the free share of the disk where a directory lies, 0 to 1."""
+    found = shutil.disk_usage(_existing(directory))
+    return found.free / max(1, found.total)
 
 
 def process_share() -> float:

@@ -10,12 +10,14 @@ import asyncio
 
 import aiohttp
 
-from services.common.errors import TripodError
+from services.common.errors import Code, TripodError
 from services.kubelet.core.model import Container, ExecAction, HttpGet, Probe, TcpSocket
 from services.kubelet.ports import ProbeOutcome, ProbeTarget, Runtime
 
 _BODY_BYTES = 10 << 10
 _MESSAGE_CHARACTERS = 200
+# How a runtime fails that hangs or is gone: no fault of the container.
+_SILENT = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNKNOWN)
 
 
 class NetworkProbeRunner:
@@ -30,8 +32,10 @@ class NetworkProbeRunner:
         if self._session is not None:
             await self._session.close()
 
-    async def run(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome:
-        """Run one probe within its time-out."""
+    async def run(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome | None:
+        """Run one probe within its time-out; None when the runtime could not run it."""
+        if isinstance(probe.action, ExecAction):
+            return await self._command(probe.action, target, probe.timeout_seconds)
         try:
             async with asyncio.timeout(probe.timeout_seconds):
                 return await self._act(probe, target)
@@ -39,16 +43,13 @@ class NetworkProbeRunner:
             return ProbeOutcome(False, f"no answer within {probe.timeout_seconds} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return ProbeOutcome(False, str(error) or type(error).__name__)
-        except TripodError as error:
-            return ProbeOutcome(False, error.message)
 
     async def _act(self, probe: Probe, target: ProbeTarget) -> ProbeOutcome:
         action = probe.action
         if isinstance(action, HttpGet):
             return await self._get(action, target)
-        if isinstance(action, TcpSocket):
-            return await _connect(action, target)
-        return await self._command(action, target, probe.timeout_seconds)
+        assert isinstance(action, TcpSocket), "commands go another way"
+        return await _connect(action, target)
 
     async def _get(self, action: HttpGet, target: ProbeTarget) -> ProbeOutcome:
         if self._session is None:
@@ -64,8 +65,16 @@ class NetworkProbeRunner:
             text = body.decode(errors="replace").strip()[:_MESSAGE_CHARACTERS]
             return ProbeOutcome(False, f"HTTP status {answer.status}" + (f": {text}" if text else ""))
 
-    async def _command(self, action: ExecAction, target: ProbeTarget, timeout_seconds: int) -> ProbeOutcome:
-        code, output = await self._runtime.exec_sync(target.container_id, action.command, timeout_seconds)
+    async def _command(
+        self, action: ExecAction, target: ProbeTarget, timeout_seconds: int
+    ) -> ProbeOutcome | None:
+        try:
+            code, output = await self._runtime.exec_sync(target.container_id, action.command, timeout_seconds)
+        except TripodError as error:
+            # The runtime's own time-out, not one of a runtime that does not answer.
+            if error.code in _SILENT and error.reason != "EXEC_TIMEOUT":
+                return None
+            return ProbeOutcome(False, error.message)
         text = output.decode(errors="replace").strip()[:_MESSAGE_CHARACTERS]
         return ProbeOutcome(
             code == 0, "" if code == 0 else f"exit code {code}" + (f": {text}" if text else "")

@@ -119,7 +119,8 @@ def _containers(uids: Collection[PodUid], held: Holdings) -> Iterator[Finding]:
             if row["uid"] not in uids:
                 yield Finding(category, row["id"], Problem.LEAKED, row["uid"], "No pod has this UID")
     for row in held.containers:
-        if row["sandbox_id"] not in sandboxes:
+        # One that has ended is kept for its log, as long as its pod is there.
+        if row["sandbox_id"] not in sandboxes and _lives(row):
             yield Finding("container", row["id"], Problem.LEAKED, row["uid"], "Its sandbox is gone")
     yield from _doubled(held)
 

@@ -41,12 +41,20 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Disk:
+    """One of the node's disks: what it holds, for people, and the free share of it, 0 to 1."""
+
+    holds: str
+    free_share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """What was measured just now. `faults` says why pods could not run; empty means that they can."""
 
     faults: Sequence[str]
     available_memory_bytes: int
-    free_disk_share: float
+    disks: Sequence[Disk]
     process_share: float
 
 
@@ -68,7 +76,8 @@ def judge(status: NodeStatus, look: Look, now: datetime) -> NodeStatus:
 
 def _conditions(look: Look) -> list[NodeCondition]:
     low_memory = look.available_memory_bytes < _MIN_AVAILABLE_MEMORY_BYTES
-    low_disk = look.free_disk_share < _MIN_FREE_DISK_SHARE
+    fullest = min(look.disks, key=lambda disk: disk.free_share)
+    low_disk = fullest.free_share < _MIN_FREE_DISK_SHARE
     low_processes = look.process_share > _MAX_PROCESS_SHARE
     ready = not look.faults
     return [
@@ -82,7 +91,7 @@ def _conditions(look: Look) -> list[NodeCondition]:
             "DiskPressure",
             low_disk,
             "KubeletHasDiskPressure" if low_disk else "KubeletHasNoDiskPressure",
-            f"{look.free_disk_share:.0%} of the disk is free",
+            f"{fullest.free_share:.0%} of the disk of {fullest.holds} is free",
         ),
         NodeCondition(
             "PIDPressure",

@@ -11,6 +11,9 @@ from enum import Enum
 
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 
+# Why a container's state is unknown to the CRI: it has no state for what was paused.
+PAUSED = "Paused"
+
 
 class RuntimeState(Enum):
     """State of a container at the runtime."""
@@ -23,7 +26,10 @@ class RuntimeState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ObservedContainer:
-    """One instance of a container. `attempt` counts its restarts from 0."""
+    """One instance of a container. `attempt` counts its restarts from 0.
+
+    One that is `removed` is known from an earlier look alone.
+    """
 
     id: ContainerId
     name: str
@@ -38,6 +44,7 @@ class ObservedContainer:
     reason: str = ""
     message: str = ""
     log_path: str = ""
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ class ObservedPod:
     def homeless(self) -> tuple[ObservedContainer, ...]:
         """Return the containers that are there while their sandbox is not."""
         boxes = {sandbox.id for sandbox in self.sandboxes}
-        return tuple(c for c in self.containers if c.sandbox_id not in boxes)
+        return tuple(c for c in self.containers if c.sandbox_id not in boxes and not c.removed)
 
     def latest(self, name: str) -> ObservedContainer | None:
         """Return the newest instance of a container."""

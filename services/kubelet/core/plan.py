@@ -8,6 +8,8 @@ The rules, in order:
 - A container that ended starts again as the restart policy says, at once for the
   first time, then after a growing wait. One whose liveness probe failed is stopped
   first. One ended instance of each container is kept for its log.
+- One that somebody removed has ended, too: see `recall`. One that somebody paused is
+  left alone; any other of which nobody knows whether it runs is stopped first.
 
 A plan may be cut short after any action: the next observation leads to the rest.
 Source: Kubernetes "Pod Lifecycle"; the kubelet's `computePodActions`.
@@ -21,9 +23,11 @@ from types import MappingProxyType
 
 from services.kubelet.core.backoff import Backoff, after_failure
 from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy, RestartPolicy, SandboxId
-from services.kubelet.core.observed import ObservedContainer, ObservedPod, RuntimeState
+from services.kubelet.core.observed import PAUSED, ObservedContainer, ObservedPod, RuntimeState
 
 MIN_GRACE_SECONDS = 2
+_KILLED = 137
+_LIVE = (RuntimeState.RUNNING, RuntimeState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +126,51 @@ class Memory:
     """What a worker remembers of its pod between passes. Lost by a restart, and then only time is lost.
 
     `crashes` and `failures` are the waits by container name: after it ended, and after
-    its image or its start failed. `ended` is when an end was first seen, by id.
+    its image or its start failed. `ended` is when an end was first seen, by id. `seen`
+    are the started containers of the latest look, `gone` those that vanished since.
     """
 
     crashes: Mapping[str, Backoff] = field(default_factory=lambda: MappingProxyType({}))
     failures: Mapping[str, tuple[Backoff, str, str]] = field(default_factory=lambda: MappingProxyType({}))
     ended: Mapping[ContainerId, float] = field(default_factory=lambda: MappingProxyType({}))
     unhealthy: frozenset[ContainerId] = frozenset()
+    seen: tuple[ObservedContainer, ...] = ()
+    gone: tuple[ObservedContainer, ...] = ()
+
+
+def look_again(memory: Memory, observed: ObservedPod) -> Memory:
+    """Note what is there, and what was there at the look before and was removed since."""
+    present = {c.id for c in observed.containers}
+    lost = tuple(_lost(c) for c in memory.seen if c.id not in present)
+    gone = tuple(c for c in (*lost, *memory.gone) if _matters(c, observed))
+    seen = tuple(c for c in observed.containers if c.state is not RuntimeState.CREATED)
+    return replace(memory, seen=seen, gone=tuple({c.id: c for c in gone}.values()))
+
+
+def _lost(container: ObservedContainer) -> ObservedContainer:
+    """Return a removed container as one that ended: as it had, or as if it was killed."""
+    if container.state is RuntimeState.EXITED:
+        return replace(container, removed=True)
+    return replace(
+        container,
+        removed=True,
+        state=RuntimeState.EXITED,
+        exit_code=_KILLED,
+        reason="ContainerStatusUnknown",
+        message="The container was removed at the runtime; how it ended is not known",
+    )
+
+
+def _matters(container: ObservedContainer, observed: ObservedPod) -> bool:
+    """Tell whether a container that is gone is the latest of its name, or the one before that."""
+    latest = observed.latest(container.name)
+    return latest is None or container.attempt in (latest.attempt - 1, latest.attempt + 1)
+
+
+def recall(memory: Memory, observed: ObservedPod) -> ObservedPod:
+    """Add the containers that were removed, so that no count goes back and what has ended stays ended."""
+    together = (*observed.containers, *memory.gone)
+    return replace(observed, containers=tuple(sorted(together, key=lambda c: c.attempt, reverse=True)))
 
 
 def remember(memory: Memory, observed: ObservedPod, now: float) -> Memory:
@@ -204,7 +246,7 @@ def _plan_deletion(pod: Pod, observed: ObservedPod) -> Iterator[Action]:
     # A grace of 0 means now; any other gets time enough for the signal to arrive.
     seconds = 0 if grace == 0 else max(MIN_GRACE_SECONDS, grace)
     for container in observed.containers:
-        if container.state is RuntimeState.RUNNING:
+        if container.state in _LIVE:
             yield StopContainer(container.id, container.name, seconds, "the pod was deleted")
     for sandbox in observed.sandboxes:
         if sandbox.ready:
@@ -230,7 +272,7 @@ def _plan_running(pod: Pod, observed: ObservedPod, memory: Memory, now: float) -
 def _plan_sandbox(observed: ObservedPod) -> Iterator[Action]:
     old = observed.sandbox()
     for container in observed.containers:
-        if container.state is RuntimeState.RUNNING:
+        if container.state in _LIVE:
             yield StopContainer(container.id, container.name, 0, "its sandbox is gone")
     if old is None:
         yield CreateSandbox(0, "the pod has no sandbox")
@@ -250,6 +292,10 @@ def _plan_container(
             return []
         grace = pod.spec.termination_grace_period_seconds
         return [StopContainer(latest.id, spec.name, grace, "its liveness probe failed")]
+    if latest.state is RuntimeState.UNKNOWN and sandbox is not None and sandbox.ready:
+        if latest.reason == PAUSED:
+            return []
+        return [StopContainer(latest.id, spec.name, 0, "nobody knows whether it runs")]
     if latest.state is RuntimeState.CREATED:
         steps = _start(spec, latest.attempt, memory, now, "the container was created and not started")
         waits = bool(steps) and isinstance(steps[0], WaitUntil)
@@ -282,8 +328,12 @@ def _plan_tidying(observed: ObservedPod) -> Iterator[Action]:
         kept |= {c.id for c in instances[:2]}
     current = observed.sandbox()
     for container in observed.containers:
-        if container.id not in kept and container.state is not RuntimeState.RUNNING:
+        if container.id not in kept and container.state not in _LIVE and not container.removed:
             yield RemoveContainer(container.id, "a newer ended instance is kept")
+    for container in observed.homeless():
+        newest = observed.latest(container.name)
+        if container.id in kept and container.state not in _LIVE and newest is not container:
+            yield RemoveContainer(container.id, "its sandbox is gone")
     for sandbox in observed.sandboxes[1:]:
         holds = any(c.sandbox_id == sandbox.id and c.id in kept for c in observed.containers)
         if not holds and current is not None:

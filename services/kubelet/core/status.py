@@ -195,6 +195,9 @@ def _state(container: ObservedContainer) -> ContainerState:
             container.started_at,
             container.finished_at,
         )
+    if container.state is RuntimeState.UNKNOWN:
+        why = container.reason or "ContainerStatusUnknown"
+        return ContainerState(StatePhase.WAITING, why, container.message, started_at=container.started_at)
     return ContainerState(StatePhase.WAITING, "ContainerCreating", container.message)
 
 
@@ -205,10 +208,15 @@ def _phase(pod: Pod, containers: tuple[ContainerStatus, ...], previous: PodStatu
     if len(ended) == len(containers):
         good = all(_last_exit(c) == 0 for c in containers)
         return PodPhase.SUCCEEDED if good else PodPhase.FAILED
-    unborn = any(c.state.phase is StatePhase.WAITING and c.last_state is None for c in containers)
+    unborn = any(_unborn(c) for c in containers)
     if unborn and (previous is None or previous.phase is PodPhase.PENDING):
         return PodPhase.PENDING
     return PodPhase.RUNNING
+
+
+def _unborn(container: ContainerStatus) -> bool:
+    waits = container.state.phase is StatePhase.WAITING
+    return waits and container.last_state is None and container.state.started_at is None
 
 
 def _has_ended(container: ContainerStatus, policy: RestartPolicy) -> bool:

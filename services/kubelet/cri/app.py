@@ -177,8 +177,7 @@ class CriServer:
                 await self._resume_logs()
                 await self._network.ensure()
                 await self._mend_links()
-                await self._tidy()
-                await self._holdings.prune()
+                await self._drop_leftovers()
             except TripodError as error:
                 log.warning("Could not look after the pods", reason=error.reason, error=error.message)
             await self._clock.sleep(_UPKEEP_SECONDS)
@@ -192,32 +191,26 @@ class CriServer:
                 tty = bool(inspected and inspected["Config"].get("Tty"))
                 self._logs.follow(item["Id"], record.log_path, tty=tty)
 
+    async def _drop_leftovers(self) -> None:
+        """Remove the files of what others removed; the list sees that the register has no such ids."""
+        assert self._logs is not None, "start comes first"
+        await self._holdings.claimants()
+        known = self._register.ids()
+        self._logs.keep(known)
+        self._sandboxes.keep(known)
+
     async def _mend_links(self) -> None:
         """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""
+        # Asked first: a sandbox that is wired while the engine lists is no leftover.
+        attached = await self._network.list_attached()
         owned = await self._holdings.listing(naming.SANDBOX)
-        listed = {str(item["Id"]) for item, _ in owned}
-        # A list may lack what is there: only what the engine does not know by its id either is gone.
-        missing = await self._network.list_attached() - listed
-        there = {sandbox_id for sandbox_id in missing if await self._client.inspect(sandbox_id) is not None}
-        await self._network.collect(listed | there)
+        await self._network.collect({str(item["Id"]) for item, _ in owned}, among=attached)
         running = {str(item["Id"]) for item, _ in owned if item["State"] == "running"}
         for sandbox_id in set(await self._network.severed()) & running:
             try:
                 await self._sandboxes.attach(sandbox_id, "")
             except CriError as error:
                 log.warning("Could not wire a sandbox anew", pod_sandbox_id=sandbox_id, error=error.message)
-
-    async def _tidy(self) -> None:
-        """Remove the files of sandboxes and containers that others removed."""
-        assert self._logs is not None, "start comes first"
-        # Asked first: what is made while the engine lists is no leftover.
-        boxes, logged = await asyncio.to_thread(self._sandboxes.filed), self._logs.known()
-        ours, _ = await self._holdings.claimants()
-        present = {str(item["Id"]) for item, _ in ours}
-        for sandbox_id in boxes - present:
-            self._sandboxes.forget(sandbox_id)
-        for container_id in logged - present:
-            self._logs.drop(container_id)
 
     async def stop(self) -> None:
         """Stop serving. Everything that runs, runs on."""

@@ -21,6 +21,9 @@ _RUNNING = {"running", "restarting"}
 _HOLDING = {*_RUNNING, "paused"}
 # Containers log through the engine's `local` driver: it keeps every byte as it was written.
 LOG_CONFIG = {"Type": "local", "Config": {"max-size": "64m", "max-file": "3", "compress": "false"}}
+# Probes are the pod's own; an image's check would run in the container, unasked and unlimited.
+NO_HEALTHCHECK = {"Test": ["NONE"]}
+_UID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ def sandbox_config(config: pb.PodSandboxConfig, record: Record, host: Host) -> d
         host_config["CgroupParent"] = config.linux.cgroup_parent
     made: dict[str, Any] = {
         "Image": host.pause_image,
+        "Healthcheck": NO_HEALTHCHECK,
         "HostConfig": host_config,
     }
     if config.hostname and not record.host_network:
@@ -109,6 +113,7 @@ def container_config(
         "Tty": config.tty,
         "OpenStdin": config.stdin,
         "StdinOnce": config.stdin_once,
+        "Healthcheck": NO_HEALTHCHECK,
         "HostConfig": _container_host(config, record, sandbox, host, resolv_conf),
     }
     if config.command:
@@ -333,7 +338,7 @@ def image_from_inspect(inspected: Json) -> pb.Image:
     """Build an image from all that the engine knows of it."""
     made = image(inspected)
     user = str((inspected.get("Config") or {}).get("User") or "").partition(":")[0]
-    if user.isdigit():
+    if user.isascii() and user.isdigit() and len(user) <= _UID_DIGITS:
         made.uid.value = int(user)
     elif user:
         made.username = user

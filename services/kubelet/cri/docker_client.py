@@ -2,7 +2,9 @@
 
 docker-py is synchronous and its client is not safe to share between threads
 (docker-py issues 619 and 3229), so each worker thread has its own. Every call has
-a deadline and a CLIENT span; its errors become ours.
+a deadline and a CLIENT span; its errors become ours. Looks have a shorter deadline
+than changes, and the question whether the engine answers has threads of its own, so
+that an engine that hangs is known for one soon.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ Json = dict[str, Any]
 _WORKERS = 12
 # Stops wait for a grace; they must not keep other calls waiting.
 _STOP_WORKERS = 64
+_LOOK_SECONDS = 20.0
+_ALIVE_SECONDS = 10.0
 
 
 class DockerClient:
@@ -42,10 +46,13 @@ class DockerClient:
 
     def __init__(self, host: str, *, deadline_seconds: int = 60) -> None:
         self.host = host
-        self._deadline = deadline_seconds
+        self._deadline = float(deadline_seconds)
+        self._look = min(_LOOK_SECONDS, self._deadline)
+        self._alive = min(_ALIVE_SECONDS, self._deadline)
         self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="docker")
         self._pulls = ThreadPoolExecutor(max_workers=4, thread_name_prefix="docker-pull")
         self._stops = ThreadPoolExecutor(max_workers=_STOP_WORKERS, thread_name_prefix="docker-stop")
+        self._answers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="docker-alive")
         self._local = threading.local()
 
     def close(self) -> None:
@@ -53,11 +60,14 @@ class DockerClient:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pulls.shutdown(wait=False, cancel_futures=True)
         self._stops.shutdown(wait=False, cancel_futures=True)
+        self._answers.shutdown(wait=False, cancel_futures=True)
 
-    def _client(self) -> Any:
+    def _client(self, limit: float) -> Any:
+        """Return this thread's client; no read of it waits longer than the call's deadline."""
         if not hasattr(self._local, "client"):
-            self._local.client = docker.APIClient(base_url=self.host, version="auto", timeout=self._deadline)
+            self._local.client = docker.APIClient(base_url=self.host, version="auto", timeout=limit)
             _keep_one_connection(self._local.client, self.host, self._deadline)
+        self._local.client.timeout = limit
         return self._local.client
 
     async def _call(
@@ -69,16 +79,18 @@ class DockerClient:
                 context = contextvars.copy_context()
                 loop = asyncio.get_running_loop()
                 async with asyncio.timeout(limit):
-                    return await loop.run_in_executor(pool or self._pool, context.run, self._act, name, act)
+                    return await loop.run_in_executor(
+                        pool or self._pool, context.run, self._act, name, act, limit
+                    )
             except TimeoutError as error:
                 raise EngineTimeoutError(name, limit) from error
             except CriError as error:
                 span.set_status(Status(StatusCode.ERROR, f"{error.reason}: {error.message}"))
                 raise
 
-    def _act(self, name: str, act: Callable[[Any], T]) -> T:
+    def _act(self, name: str, act: Callable[[Any], T], limit: float) -> T:
         try:
-            return act(self._client())
+            return act(self._client(limit))
         except docker.errors.APIError as error:
             why = str(error.explanation or error)
             status = error.status_code or 500
@@ -89,16 +101,18 @@ class DockerClient:
             urllib3.exceptions.HTTPError,
         ) as error:
             if isinstance(error, requests.Timeout):
-                raise EngineTimeoutError(name, self._deadline) from error
+                raise EngineTimeoutError(name, limit) from error
             raise EngineUnreachableError(self.host, str(error)) from error
 
     async def version(self) -> Json:
-        """Return the engine's versions."""
-        return await self._call("version", lambda c: dict(c.version()))
+        """Return the engine's versions; whether it answers at all, this tells soonest."""
+        return await self._call(
+            "version", lambda c: dict(c.version()), deadline=self._alive, pool=self._answers
+        )
 
     async def info(self) -> Json:
         """Return what the engine says of itself."""
-        return await self._call("info", lambda c: dict(c.info()))
+        return await self._call("info", lambda c: dict(c.info()), deadline=self._look)
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create a container; returns its id."""
@@ -149,7 +163,9 @@ class DockerClient:
     async def inspect(self, container_id: str) -> Json | None:
         """Return all about a container; None when there is none."""
         try:
-            return await self._call("containers.inspect", lambda c: dict(c.inspect_container(container_id)))
+            return await self._call(
+                "containers.inspect", lambda c: dict(c.inspect_container(container_id)), deadline=self._look
+            )
         except EngineRefusedError as error:
             if error.status == 404:
                 return None
@@ -158,7 +174,9 @@ class DockerClient:
     async def containers(self, labels: list[str]) -> list[Json]:
         """List containers, ended ones too, that carry every label (`name=value`)."""
         return await self._call(
-            "containers.list", lambda c: list(c.containers(all=True, filters={"label": labels}))
+            "containers.list",
+            lambda c: list(c.containers(all=True, filters={"label": labels})),
+            deadline=self._look,
         )
 
     async def update(self, container_id: str, values: Mapping[str, Any]) -> None:
@@ -182,7 +200,7 @@ class DockerClient:
 
     async def exec_inspect(self, exec_id: str) -> Json:
         """Return the state of a command: `Running`, `ExitCode`, `Pid`."""
-        return await self._call("exec.inspect", lambda c: dict(c.exec_inspect(exec_id)))
+        return await self._call("exec.inspect", lambda c: dict(c.exec_inspect(exec_id)), deadline=self._look)
 
     async def exec_resize(self, exec_id: str, width: int, height: int) -> None:
         """Set the size of a command's terminal."""
@@ -194,12 +212,14 @@ class DockerClient:
 
     async def images(self, name: str | None = None) -> list[Json]:
         """List images, or those of one name."""
-        return await self._call("images.list", lambda c: list(c.images(name=name)))
+        return await self._call("images.list", lambda c: list(c.images(name=name)), deadline=self._look)
 
     async def image(self, name: str) -> Json | None:
         """Return all about an image; None when there is none."""
         try:
-            return await self._call("images.inspect", lambda c: dict(c.inspect_image(name)))
+            return await self._call(
+                "images.inspect", lambda c: dict(c.inspect_image(name)), deadline=self._look
+            )
         except EngineRefusedError as error:
             if error.status in (400, 404):
                 return None
@@ -244,7 +264,7 @@ class _OneConnection(UnixHTTPAdapter):  # type: ignore[misc]  # docker-py has no
         return super().get_connection("http+docker://localhost", proxies)
 
 
-def _keep_one_connection(client: Any, host: str, timeout: int) -> None:
+def _keep_one_connection(client: Any, host: str, timeout: float) -> None:
     """Let a client of a unix socket, which one thread alone uses, keep one connection.
 
     `num_pools` would say so, but docker-py 7 looks at it for SSH alone.

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 STDOUT = 1
 STDERR = 2
 _HEADER_BYTES = 8
+# The engine cuts longer lines into parts of this size, and writes no line feed after a part.
+PART_BYTES = 16_384
 
 
 class FrameError(ValueError):
@@ -46,9 +48,22 @@ class LineSplitter:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take bytes and yield every whole line with its line feed, as standard output."""
+        """Take bytes and yield every whole line with its line feed, or part, as standard output.
+
+        Each begins with its timestamp and a blank.
+        """
         self._buffer += data
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[: end + 1])
-            del self._buffer[: end + 1]
+        while True:
+            most = self._buffer.find(b" ", 0, PART_BYTES) + 1 + PART_BYTES
+            end = self._buffer.find(b"\n", 0, most + 1) + 1 or (most if len(self._buffer) > most else 0)
+            if not end:
+                return
+            line = bytes(self._buffer[:end])
+            del self._buffer[:end]
             yield STDOUT, line
+
+    def rest(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the part that is left at the end of a whole stream."""
+        if self._buffer:
+            yield STDOUT, bytes(self._buffer)
+            self._buffer.clear()

@@ -43,6 +43,18 @@ class EngineRefusedError(CriError):
         self.status = status
 
 
+class ListIncompleteError(CriError):
+    """The engine left out of a list what it has. Nothing may be decided by such a list."""
+
+    def __init__(self, container_id: str) -> None:
+        super().__init__(
+            f"The Docker Engine's list leaves out container {container_id[:12]}, which is there",
+            code=Code.UNAVAILABLE,
+            reason="ENGINE_LIST_INCOMPLETE",
+            metadata={"container_id": container_id},
+        )
+
+
 class SandboxNotFoundError(CriError):
     """There is no such sandbox of ours."""
 

@@ -9,12 +9,13 @@ from services.common.errors import Code
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.dockerstream import STDERR, Demultiplexer
 from services.kubelet.cri.enginestream import EngineStreams
-from services.kubelet.cri.errors import CriError
+from services.kubelet.cri.errors import CriError, EngineTimeoutError
 from services.kubelet.cri.streaming.session import ExecStream, StreamRequest
 
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _READ_BYTES = 65_536
 _INSPECT_SECONDS = 5.0
+_PROMPT_SECONDS = 1.0
 
 
 class DockerExecSession:
@@ -121,6 +122,7 @@ class DockerExec:
                     outputs[kind] += data[:room]
                 code = await session.exit_code()
         except TimeoutError as error:
+            await self._see_engine()
             raise CriError(
                 f"Command {command[0]!r} timed out after {timeout_seconds:g} s",
                 code=Code.DEADLINE_EXCEEDED,
@@ -129,3 +131,11 @@ class DockerExec:
         finally:
             await session.close()
         return bytes(outputs[ExecStream.STDOUT]), bytes(outputs[ExecStream.STDERR]), code
+
+    async def _see_engine(self) -> None:
+        """Raise when it may be the engine that takes too long, not the command."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        await self._client.version()
+        if loop.time() - begin > _PROMPT_SECONDS:
+            raise EngineTimeoutError("exec", _PROMPT_SECONDS)

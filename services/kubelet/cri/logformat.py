@@ -8,14 +8,16 @@ says how far it was read: see `Cursor`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+_ROTATED = re.compile(r"\.\d{8}-\d{6}")
 NAMES = {1: b"stdout", 2: b"stderr"}
 _ENTRY = re.compile(rb"(\S+) (stdout|stderr) ([FP]) ")
 _TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Cursor:
     """How far one stream was written: the last timestamp, and how many entries have it."""
 
@@ -82,6 +84,13 @@ def cursors(tail: bytes) -> dict[int, Cursor]:
             number = streams[match[2]]
             found[number] = found.get(number, Cursor()).after(match[1].decode())
     return found
+
+
+def rotated(names: Iterable[str], active: str) -> list[str]:
+    """Return the files that the kubelet moved away from `active`, the oldest first."""
+    return sorted(
+        name for name in names if name.startswith(active) and _ROTATED.fullmatch(name[len(active) :])
+    )
 
 
 def epoch(stamp: str) -> str:

@@ -9,9 +9,10 @@ reading again brings nothing (the engine may end one early while it rotates).
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 
 from services.common import failpoints
@@ -22,7 +23,7 @@ from services.kubelet.cri import logformat
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.dockerstream import Demultiplexer, LineSplitter
 from services.kubelet.cri.enginestream import EngineStreams
-from services.kubelet.cri.logformat import Cursor, Skipper
+from services.kubelet.cri.logformat import Cursor, Skipper, rotated
 
 log = get_logger(__name__)
 _OPEN = failpoints.step("cri.log.open")
@@ -31,6 +32,8 @@ _STREAMS = {1: "stdout", 2: "stderr"}
 _TAIL_BYTES = 1 << 20
 # As the kubelet lays it out: root/pod/container/attempt.log.
 _ROOT_DEPTH = 2
+# So often that a stream's cursor lies in the file's tail, or beside the file.
+_SAVE_BYTES = _TAIL_BYTES // 4
 _RETRY_SECONDS = 0.2
 _DRAIN_SECONDS = 5.0
 
@@ -41,8 +44,12 @@ class LogFile:
     def __init__(self, path: Path, cursor_file: Path) -> None:
         self._path = path
         self._cursor_file = cursor_file
+        self._fresh = cursor_file.with_suffix(".new")
+        self._fresh.unlink(missing_ok=True)
         self._descriptor = self._open()
-        self.cursors = {number: Cursor() for number in _STREAMS} | self._saved() | self._recover()
+        self._unsaved = 0
+        known = (self._saved(), self._rotated(), self._recover())
+        self.cursors = {n: max(k.get(n, Cursor()) for k in known) for n in _STREAMS}
 
     def _open(self) -> int:
         """Open below the folder of all logs: a pod that mounts it could lay anything in our way."""
@@ -66,21 +73,41 @@ class LogFile:
         except (OSError, ValueError, TypeError):
             return {}
 
+    def _rotated(self) -> dict[int, Cursor]:
+        """Read the cursors of what was moved away last: a kill may have come before the new file."""
+        found = rotated([path.name for path in self._path.parent.iterdir()], self._path.name)
+        if not found:
+            return {}
+        with self._path.with_name(found[-1]).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return logformat.cursors(file.read(_TAIL_BYTES))
+
     def write(self, stream: int, entries: list[tuple[str, bytes]]) -> None:
-        """Append entries of one stream and move its cursor."""
+        """Append entries of one stream, all or none, and move its cursor. Raises `OSError`."""
+        data = b"".join(logformat.entry(time, stream, line) for time, line in entries)
         with _WRITE:
-            os.write(
-                self._descriptor, b"".join(logformat.entry(time, stream, line) for time, line in entries)
-            )
+            written = os.write(self._descriptor, data)
+            if written < len(data):
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for time, _ in entries:
             self.cursors[stream] = self.cursors[stream].after(time)
         _WRITE.recorded_in_thread()
+        self._unsaved += len(data)
+        if self._unsaved > _SAVE_BYTES:
+            self._save()
+
+    def _save(self) -> None:
+        """Keep the cursors beside the file."""
+        self._cursor_file.parent.mkdir(parents=True, exist_ok=True)
+        values = {number: (cursor.time, cursor.count) for number, cursor in self.cursors.items()}
+        self._fresh.write_text(json.dumps(values))
+        self._fresh.replace(self._cursor_file)
+        self._unsaved = 0
 
     def reopen(self) -> None:
         """Open the path anew after the file was moved away; the cursors are kept beside."""
-        self._cursor_file.parent.mkdir(parents=True, exist_ok=True)
-        values = {number: (cursor.time, cursor.count) for number, cursor in self.cursors.items()}
-        self._cursor_file.write_text(json.dumps(values))
+        self._save()
         fresh = self._open()
         os.close(self._descriptor)
         self._descriptor = fresh
@@ -118,11 +145,6 @@ class LogKeeper:
     def follows(self, container_id: str) -> bool:
         """Tell whether a container's output is written, or was to its end."""
         return container_id in self._tasks
-
-    def known(self) -> frozenset[str]:
-        """Return the containers whose output is or was written, in this run or with a cursor from another."""
-        cursors = self._directory.glob("*.json")
-        return frozenset(self._tasks) | {path.stem for path in cursors}
 
     async def _follow(self, container_id: str, path: Path, *, tty: bool) -> None:
         try:
@@ -166,7 +188,7 @@ class LogKeeper:
         cursor = file.cursors[stream]
         skipper, count = Skipper(cursor), 0
         chunks = self._streams.logs(container_id, _STREAMS[stream], since=cursor.since(), follow=follow)
-        async for entries in _entries(chunks, tty=tty):
+        async for entries in _entries(chunks, tty=tty, whole=not follow):
             new = [entry for entry in entries if skipper.is_new(entry[0])]
             if new:
                 file.write(stream, new)
@@ -192,11 +214,27 @@ class LogKeeper:
         task = self._tasks.pop(container_id, None)
         if task is not None:
             task.cancel()
-        (self._directory / f"{container_id}.json").unlink(missing_ok=True)
+        for suffix in ("json", "new"):
+            (self._directory / f"{container_id}.{suffix}").unlink(missing_ok=True)
+
+    def keep(self, container_ids: Collection[str]) -> None:
+        """Drop all but these: others were removed behind our back."""
+        kept = [path.name.partition(".")[0] for path in self._directory.glob("*")]
+        for container_id in {*kept, *self._tasks}.difference(container_ids):
+            self.drop(container_id)
 
 
-async def _entries(chunks: AsyncIterator[bytes], *, tty: bool) -> AsyncIterator[list[tuple[str, bytes]]]:
+async def _entries(
+    chunks: AsyncIterator[bytes], *, tty: bool, whole: bool
+) -> AsyncIterator[list[tuple[str, bytes]]]:
+    """Cut a stream into entries. One that is `whole` ends where the container's output does."""
     frames = LineSplitter() if tty else Demultiplexer()
     async for chunk in chunks:
-        cut = [logformat.split(payload) for _, payload in frames.feed(chunk)]
-        yield [entry for entry in cut if entry is not None]
+        yield _cut(frames.feed(chunk))
+    if whole and isinstance(frames, LineSplitter):
+        yield _cut(frames.rest())
+
+
+def _cut(payloads: Iterator[tuple[int, bytes]]) -> list[tuple[str, bytes]]:
+    cut = [logformat.split(payload) for _, payload in payloads]
+    return [entry for entry in cut if entry is not None]

@@ -17,6 +17,7 @@ RECORD_LABEL = "io.tripod.record"
 MARK_LABEL = "io.tripod.mark"
 DIGEST_LABEL = "io.tripod.digest"
 SANDBOX_LABEL = "io.kubernetes.sandbox.id"
+UID_LABEL = "io.kubernetes.pod.uid"
 SANDBOX = "podsandbox"
 CONTAINER = "container"
 _NAME_LIMIT = 250
@@ -69,7 +70,7 @@ def labels(record: Record, owner: str, pod: Record) -> dict[str, str]:
         **record.labels,
         "io.kubernetes.pod.name": pod.name,
         "io.kubernetes.pod.namespace": pod.namespace,
-        "io.kubernetes.pod.uid": pod.uid,
+        UID_LABEL: pod.uid,
         "io.kubernetes.container.name": "POD" if record.kind == SANDBOX else record.name,
         SANDBOX_LABEL: record.sandbox_id,
         OWNER_LABEL: owner,

@@ -45,8 +45,10 @@ class NetworkUpkeep(PodNetwork, Protocol):
         """Make the network whole. Raises nothing: `ready` tells."""
         ...
 
-    async def collect(self, live_sandbox_ids: Collection[str]) -> tuple[str, ...]:
-        """Remove what belongs to no live sandbox; the list must be complete and fresh."""
+    async def collect(
+        self, live_sandbox_ids: Collection[str], *, among: Collection[str] | None = None
+    ) -> tuple[str, ...]:
+        """Remove what belongs to no live sandbox; the list must be complete. None but `among` goes."""
         ...
 
 

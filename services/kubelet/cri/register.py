@@ -14,7 +14,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,6 @@ class Register:
     def claims(self, labels: Mapping[str, str]) -> bool:
         """Tell whether labels say that a container is this node's, be it true or not."""
         return labels.get(naming.OWNER_LABEL) == self._owner
-
-    def prune(self, before: Collection[str], present: Collection[str]) -> None:
-        """Forget ids that were registered `before` the engine was asked and are not `present` there."""
-        for container_id in set(before) - set(present):
-            self.remove(container_id)
 
     def _mark(self, encoded_record: str, name: str) -> str:
         return hmac.new(self._key, f"{name}\0{encoded_record}".encode(), hashlib.sha256).hexdigest()

@@ -12,7 +12,7 @@ from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 from services.common import failpoints
 from services.common.clock import Clock, unix_nanoseconds
 from services.common.errors import Code
-from services.kubelet.cri import convert, naming
+from services.kubelet.cri import convert, imagecheck, naming
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
@@ -175,6 +175,9 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
                 reason="SANDBOX_NOT_READY",
             )
         record = convert.container_record(request.config, inspected["Id"], sandbox)
+        image = await self._client.image(request.config.image.image)
+        if image is not None:  # Else the engine says so.
+            imagecheck.check(image, request.config.working_dir)
         resolv_conf = self._sandboxes.resolv_conf(inspected["Id"])
         config = convert.container_config(
             request.config,

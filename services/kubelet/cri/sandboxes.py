@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import Code
 from services.common.logs import get_logger
 from services.kubelet.cri import convert, naming
+from services.kubelet.cri.census import Census, Selection
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.errors import (
     ContainerNotFoundError,
     CriError,
     EngineRefusedError,
+    ListIncompleteError,
     SandboxNotFoundError,
 )
-from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, Record
+from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, UID_LABEL, Record
 from services.kubelet.cri.ports import PodNetwork
 from services.kubelet.cri.register import Register, digest
 
@@ -60,32 +62,61 @@ class Holdings:
         self._owner = owner
         self._register = register
         self._made: dict[str, Made] = {}
+        self._census = Census()
 
-    async def listing(self, kind: str, *labels: str) -> list[Owned]:
-        """List what is ours of a kind, newest first."""
-        wanted = [f"{OWNER_LABEL}={self._owner}", f"{KIND_LABEL}={kind}", *labels]
-        listed = await self._client.containers(wanted)
-        owned = [(item, self._recognise(item["Id"], item["Labels"], _name(item))) for item in listed]
-        return [(item, record) for item, record in owned if record is not None and record.kind == kind]
+    async def listing(self, kind: str, *, uid: str = "", sandbox_id: str = "") -> list[Owned]:
+        """List what is ours of a kind, newest first. Raises `ListIncompleteError`."""
+        if self._census.unknown(self._register.ids()):
+            await self.claimants()
+        wanted = [f"{KIND_LABEL}={kind}"]
+        wanted += [f"{UID_LABEL}={uid}"] if uid else []
+        wanted += [f"{SANDBOX_LABEL}={sandbox_id}"] if sandbox_id else []
+        listed = await self._list(Selection(kind, uid, sandbox_id), *wanted)
+        return [(item, record) for item, record in listed if record is not None and record.kind == kind]
 
     async def claimants(self) -> tuple[list[Owned], list[Json]]:
-        """List all that claims to be ours: what is, and what is not."""
-        ours: list[Owned] = []
-        others: list[Json] = []
-        for item in await self._client.containers([f"{OWNER_LABEL}={self._owner}"]):
-            record = self._recognise(item["Id"], item["Labels"], _name(item))
-            if record is None:
-                others.append(item)
-            else:
-                ours.append((item, record))
-        return ours, others
+        """List all that claims to be ours: what is, and what is not. Raises `ListIncompleteError`."""
+        listed = await self._list(Selection())
+        ours = [(item, record) for item, record in listed if record is not None]
+        return ours, [item for item, record in listed if record is None]
+
+    async def _list(self, selection: Selection, *labels: str) -> list[tuple[Json, Record | None]]:
+        """List what carries this node's label, and see that nothing of ours was left out."""
+        expected = self._census.expected(self._register.ids(), selection)
+        listed = await self._client.containers([f"{OWNER_LABEL}={self._owner}", *labels])
+        found: list[tuple[Json, Record | None]] = [
+            (item, self._recognise(item["Id"], item["Labels"], _name(item))) for item in listed
+        ]
+        for container_id in expected.difference(item["Id"] for item in listed):
+            await self._confirm_gone(container_id, selection)
+        return found
+
+    async def _confirm_gone(self, container_id: str, selection: Selection) -> None:
+        """Forget one that others removed. Raises when it is there and the list was less than whole."""
+        inspected = await self._client.inspect(container_id)
+        if inspected is None:
+            self._forget(container_id)
+            return
+        name = str(inspected["Name"]).lstrip("/")
+        record = self._recognise(container_id, inspected["Config"]["Labels"], name)
+        if record is not None and self._census.expected([container_id], selection):
+            raise ListIncompleteError(container_id)
 
     def _recognise(self, container_id: str, labels: Mapping[str, str] | None, name: str) -> Record | None:
         """Return the record of what is ours; one that a kill kept out of the register is taken in."""
         record = self._register.recognise(container_id, labels or {}, name)
         if record is not None:
-            self._register.add(container_id)
+            self._note(container_id, record, (labels or {}).get(UID_LABEL, ""))
         return record
+
+    def _note(self, container_id: str, record: Record, uid: str) -> None:
+        self._register.add(container_id)
+        self._census.note(container_id, record, uid)
+
+    def _forget(self, container_id: str) -> None:
+        self._made.pop(container_id, None)
+        self._register.remove(container_id)
+        self._census.forget(container_id)
 
     async def find(self, kind: str, wanted: str) -> Owned | None:
         """Inspect one by id, or by a part of its id that names no other."""
@@ -100,8 +131,7 @@ class Holdings:
 
     async def attempt(self, record: Record, pod: Record) -> Owned | None:
         """Inspect the container of the same pod, name and attempt, if there is one."""
-        uid = f"io.kubernetes.pod.uid={pod.uid}"
-        for item, other in await self.listing(record.kind, uid):
+        for item, other in await self.listing(record.kind, uid=pod.uid):
             if (other.name, other.attempt) == (record.name, record.attempt):
                 return await self.find(record.kind, item["Id"])
         return None
@@ -117,7 +147,7 @@ class Holdings:
             try:
                 async with _CREATE[record.kind]:
                     made = await self._client.create(candidate, {**config, "Labels": labels})
-                self._register.add(made)
+                self._note(made, record, pod.uid)
                 self._made[made] = Made(record, tty=bool(config.get("Tty")))
                 await _CREATE[record.kind].recorded()
                 return made
@@ -135,17 +165,7 @@ class Holdings:
     async def remove(self, container_id: str) -> None:
         """Remove a container with its anonymous volumes. May be repeated."""
         await self._client.remove(container_id)
-        self._made.pop(container_id, None)
-        self._register.remove(container_id)
-
-    async def prune(self) -> None:
-        """Forget the ids of containers that others removed."""
-        before = self._register.ids()
-        listed = await self._client.containers([f"{OWNER_LABEL}={self._owner}"])
-        present = {item["Id"] for item in listed}
-        self._register.prune(before, present)
-        for container_id in [i for i in self._made if i in before and i not in present]:
-            del self._made[container_id]
+        self._forget(container_id)
 
     async def made(self, container_id: str) -> tuple[str, Made]:
         """Return the full id of a container and how it was made, without asking if we made it ourselves.
@@ -286,17 +306,18 @@ class Sandboxes:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
 
-    def filed(self) -> frozenset[str]:
-        """Return the ids of all sandboxes that have files."""
-        directory = self._state / "sandboxes"
-        return frozenset(path.name for path in directory.iterdir()) if directory.is_dir() else frozenset()
-
     def forget(self, sandbox_id: str) -> None:
         """Remove the files of a sandbox. May be repeated."""
         path = self.resolv_conf(sandbox_id)
         path.unlink(missing_ok=True)
         if path.parent.is_dir():
             path.parent.rmdir()
+
+    def keep(self, sandbox_ids: Collection[str]) -> None:
+        """Forget the files of all but these: others were removed behind our back."""
+        for path in (self._state / "sandboxes").glob("*"):
+            if path.name not in sandbox_ids:
+                self.forget(path.name)
 
     async def stop(self, sandbox_id: str) -> None:
         """Kill what runs in a sandbox, take its network away, end its pause container. May be repeated."""
@@ -339,7 +360,7 @@ class Sandboxes:
         return members
 
     async def _members(self, sandbox_id: str) -> list[Owned]:
-        return await self._holdings.listing(naming.CONTAINER, f"{SANDBOX_LABEL}={sandbox_id}")
+        return await self._holdings.listing(naming.CONTAINER, sandbox_id=sandbox_id)
 
     def addresses(self, sandbox_id: str, record: Record) -> tuple[str, ...]:
         """Return a sandbox's addresses; one on the host's network has none of its own."""

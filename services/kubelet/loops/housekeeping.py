@@ -64,7 +64,7 @@ class Housekeeper:
     async def _remove(self, pod: ObservedPod) -> None:
         log.info("Removed a pod that nobody wants", pod=f"{pod.namespace}/{pod.name}", pod_uid=pod.uid)
         for container in pod.containers:
-            if container.state is RuntimeState.RUNNING:
+            if container.state in (RuntimeState.RUNNING, RuntimeState.UNKNOWN):
                 await self._runtime.stop_container(container.id, _GRACE_SECONDS)
         for sandbox in pod.sandboxes:
             await self._runtime.stop_sandbox(sandbox.id)

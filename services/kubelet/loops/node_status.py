@@ -1,24 +1,28 @@
-"""Look at the node every ten seconds: the runtime, memory, disk, processes."""
+"""Look at the node every ten seconds: the runtime, memory, disk, processes.
+
+While it is not ready, every second: what has got well is told soon.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from services.common import telemetry
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
-from services.kubelet.core.node import Look, NodeStatus, judge
+from services.kubelet.core.node import Disk, Look, NodeStatus, judge
 from services.kubelet.ports import Runtime
 
 log = get_logger(__name__)
 PERIOD_SECONDS = 10.0
-Measure = Callable[[], tuple[int, float, float]]
+_UNREADY_SECONDS = 1.0
+Measure = Callable[[], tuple[int, Sequence[Disk], float]]
 
 
 class NodeWatcher:
-    """Keeps the node's status. `measure` returns available memory, free disk share, process share."""
+    """Keeps the node's status. `measure` returns available memory, disks, process share."""
 
     def __init__(
         self,
@@ -40,15 +44,15 @@ class NodeWatcher:
         """Look again and again."""
         while True:
             await self.look()
-            await self._clock.sleep(PERIOD_SECONDS)
+            await self._clock.sleep(PERIOD_SECONDS if self.ready() else _UNREADY_SECONDS)
 
     async def look(self) -> None:
         """Look once."""
-        memory, disk, processes = self._measure()
+        memory, disks, processes = self._measure()
         self._runtime_said = await self._runtime_faults()
         faults = [*self._faults(), *self._runtime_said]
         before = self.ready()
-        self.status = judge(self.status, Look(faults, memory, disk, processes), self._clock.now())
+        self.status = judge(self.status, Look(faults, memory, disks, processes), self._clock.now())
         if before is not self.ready():
             log.info("Changed the node's readiness", ready=self.ready(), faults=faults)
 

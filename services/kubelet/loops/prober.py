@@ -111,6 +111,9 @@ class Prober:
             self._reports[key] = report = replace(report, due=None)
             with telemetry.unrecorded():
                 outcome = await self._runner.run(work.probe, target)
+            if outcome is None:
+                await self._clock.sleep(max(EAGER_SECONDS, work.probe.period_seconds))
+                continue
             before, state = state, probes.step(state, outcome.success, work.probe)
             self._judged.add(key)
             since = report.since if state.run_count > 1 else self._clock.now()

@@ -199,8 +199,10 @@ class PodWorkers:
             state.observed = ObservedPod(pod.uid)
             return state.observed
         with telemetry.span(telemetry_names.POD_OBSERVE):
-            state.observed = await self._runtime.observe(pod.uid)
-            return state.observed
+            seen = await self._runtime.observe(pod.uid)
+        state.memory = plan.look_again(state.memory, seen)
+        state.observed = plan.recall(state.memory, seen)
+        return state.observed
 
     def _begin(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
         """Open the trace of a pod's start, unless it runs already: then it is adopted."""

@@ -122,12 +122,16 @@ class BridgeNetwork:
         """List attached sandboxes whose link somebody has deleted; `attach` gives it back."""
         return await self._call("list the severed", self._wiring.severed)
 
-    async def collect(self, live_sandbox_ids: Collection[str]) -> tuple[str, ...]:
+    async def collect(
+        self, live_sandbox_ids: Collection[str], *, among: Collection[str] | None = None
+    ) -> tuple[str, ...]:
         """Remove what belongs to no live sandbox; return the ids (or link names) that were removed.
 
-        The caller's list must be complete and fresh: an empty one removes every pod's network.
+        The caller's list must be complete: an empty one removes every pod's network. What
+        was attached after the list was asked for is safe when `among` says who was before.
         """
-        removed = await self._call("collect", partial(self._wiring.collect, frozenset(live_sandbox_ids)))
+        work = partial(self._wiring.collect, frozenset(live_sandbox_ids), among)
+        removed = await self._call("collect", work)
         if removed:
             log.info("Removed pod network leftovers", removed=list(removed))
         return removed

@@ -187,15 +187,17 @@ class Wiring:
         prefix = self._config.veth_prefix
         return tuple(sandbox_id for sandbox_id in wired if veth_name(prefix, sandbox_id) not in names)
 
-    def collect(self, live: Collection[str]) -> tuple[str, ...]:
+    def collect(self, live: Collection[str], among: Collection[str] | None = None) -> tuple[str, ...]:
         """Remove the links and leases of all sandboxes that are not `live`; return what was removed.
 
-        `live` must be complete: an empty collection removes everything.
+        `live` must be complete: an empty collection removes everything. It may be older
+        than now where `among` says who was attached when it was taken: nobody else goes.
         """
-        gone = sorted(self.attached().difference(live))
+        held = self.attached()
+        gone = sorted((held if among is None else held.intersection(among)).difference(live))
         for sandbox_id in gone:
             self.detach(sandbox_id)
-        kept = {veth_name(self._config.veth_prefix, sandbox_id) for sandbox_id in live}
+        kept = {veth_name(self._config.veth_prefix, sandbox_id) for sandbox_id in held.union(live)}
         nameless = [port.name for port in self._ports() if port.name not in kept]
         for name in nameless:
             links.delete_link(name)
