@@ -52,4 +52,6 @@ def test_every_fault_is_injected() -> None:
 
 def test_the_document_names_the_tests() -> None:
     """The table says where each fault is injected, and nothing else."""
-    assert documented() == injected()
+    faults = {name: files for name, files in injected().items() if name.startswith("F")}
+
+    assert documented() == faults

@@ -53,9 +53,12 @@ class LogFile:
 
     def _open(self) -> int:
         """Open below the folder of all logs: a pod that mounts it could lay anything in our way."""
-        root = self._path.parents[min(_ROOT_DEPTH, len(self._path.parents) - 1)]
-        root.mkdir(parents=True, exist_ok=True)
-        return open_file(root, self._path, append=True, alone=True)
+        self._root().mkdir(parents=True, exist_ok=True)
+        return open_file(self._root(), self._path, append=True, alone=True)
+
+    def _root(self) -> Path:
+        """Return the folder of all logs."""
+        return self._path.parents[min(_ROOT_DEPTH, len(self._path.parents) - 1)]
 
     def _recover(self) -> dict[int, Cursor]:
         """Cut a torn last line off and read the cursors from what is left."""
@@ -78,9 +81,12 @@ class LogFile:
         found = rotated([path.name for path in self._path.parent.iterdir()], self._path.name)
         if not found:
             return {}
-        with self._path.with_name(found[-1]).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            return logformat.cursors(file.read(_TAIL_BYTES))
+        descriptor = open_file(self._root(), self._path.with_name(found[-1]), alone=True)
+        try:
+            size = os.fstat(descriptor).st_size
+            return logformat.cursors(os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES)))
+        finally:
+            os.close(descriptor)
 
     def write(self, stream: int, entries: list[tuple[str, bytes]]) -> None:
         """Append entries of one stream, all or none, and move its cursor. Raises `OSError`."""
