@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -166,7 +167,10 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         self, request: pb.CreateContainerRequest, context: Any
     ) -> pb.CreateContainerResponse:
         """Create a container in its sandbox."""
-        inspected, sandbox = await self._holdings.sandbox(request.pod_sandbox_id)
+        (inspected, sandbox), image = await asyncio.gather(
+            self._holdings.sandbox(request.pod_sandbox_id),
+            self._client.image(request.config.image.image),
+        )
         wired = self._sandboxes.wired(inspected["Id"], sandbox)
         if convert.sandbox_state(inspected["State"]["Status"], wired=wired) != pb.SANDBOX_READY:
             raise CriError(
@@ -175,7 +179,6 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
                 reason="SANDBOX_NOT_READY",
             )
         record = convert.container_record(request.config, inspected["Id"], sandbox)
-        image = await self._client.image(request.config.image.image)
         if image is not None:  # Else the engine says so.
             imagecheck.check(image, request.config.working_dir)
         resolv_conf = self._sandboxes.resolv_conf(inspected["Id"])

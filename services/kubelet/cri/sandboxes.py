@@ -279,7 +279,7 @@ class Sandboxes:
             raise CriError("The pause container ended at once", code=Code.UNAVAILABLE, reason="SANDBOX_ENDED")
 
         async def same() -> bool:
-            return await self._pid(sandbox_id) == pid
+            return _is_in(pid, sandbox_id) or await self._pid(sandbox_id) == pid
 
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
             await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same)
@@ -400,6 +400,14 @@ class Sandboxes:
         changes = [f'ENTRYPOINT ["/{self._pause_binary.name}","-P"]']
         await self._client.import_image(archive, self._host.pause_image, changes)
         log.info("Imported the pause image", image=self._host.pause_image)
+
+
+def _is_in(pid: int, sandbox_id: str) -> bool:
+    """Tell whether a process is surely in a sandbox's cgroup, whose name has the id with every driver."""
+    try:
+        return sandbox_id in Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return False
 
 
 def _archive(binary: Path) -> bytes:

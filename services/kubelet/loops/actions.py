@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
@@ -14,7 +15,7 @@ from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import TripodError
 from services.kubelet.core import env, plan, render, volumes
 from services.kubelet.core.manifest_pod import tag_is_latest
-from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy
+from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy, SandboxId
 from services.kubelet.core.observed import ObservedPod, ObservedSandbox
 from services.kubelet.core.plan import Action
 from services.kubelet.core.resources import kernel_resources
@@ -35,6 +36,7 @@ _FILES = failpoints.step("pod.files.remove")
 _LOGS = failpoints.step("pod.logs.remove")
 # Starts that run at a time; in their order, so that the first pod of many is not the last to be ready.
 _STARTS = 10
+_LOOK_SECONDS = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ class Outcome:
     acted: bool = False
 
 
+@dataclass(slots=True)
+class _Box:
+    """The sandbox that containers start in; `seen` once it was looked at."""
+
+    id: SandboxId
+    seen: ObservedSandbox | None = None
+
+
 class Actor:
     """Acts for all pods; keeps nothing between plans."""
 
@@ -84,7 +94,8 @@ class Actor:
         """
         outcome = Outcome(observed)
         images: dict[str, bool] = {}
-        sandbox = observed.sandbox()
+        newest = observed.sandbox()
+        box = _Box(newest.id, newest) if newest else None
         stops = [action for action in actions if isinstance(action, plan.StopContainer)]
         if stops:
             outcome.acted, outcome.observed = True, None
@@ -98,19 +109,20 @@ class Actor:
                     continue
                 case plan.CreateSandbox():
                     outcome.acted = True
-                    sandbox, images = await self._make_sandbox(pod, action, actions)
-                    outcome.observed = outcome.observed and outcome.observed.with_sandbox(sandbox)
+                    box, images = await self._make_sandbox(pod, action, actions)
                 case plan.PullImage():
                     await self._guarded(pod, action.container, outcome, self._pull(pod, action, images))
                 case plan.StartContainer():
-                    if action.container not in outcome.failures and sandbox is not None:
+                    if action.container not in outcome.failures and box is not None:
                         outcome.acted = True
-                        starting = self._start(pod, sandbox, action, outcome)
+                        starting = self._start(pod, box, action, outcome)
                         async with self._starts:
                             await self._guarded(pod, action.container, outcome, starting)
                 case _:
                     outcome.acted, outcome.observed = True, None
                     await self._undo(pod, action, outcome)
+        if box is not None and box.seen is None:
+            outcome.observed = None
         return outcome
 
     async def _undo(self, pod: Pod, action: Action, outcome: Outcome) -> None:
@@ -165,14 +177,28 @@ class Actor:
 
     async def _make_sandbox(
         self, pod: Pod, action: plan.CreateSandbox, actions: Sequence[Action]
-    ) -> tuple[ObservedSandbox, dict[str, bool]]:
+    ) -> tuple[_Box, dict[str, bool]]:
         """Make the sandbox, and meanwhile look which of the plan's images are there."""
         images = dict.fromkeys(a.image for a in actions if isinstance(a, plan.PullImage))
+        over = asyncio.Event()
+
+        async def make() -> SandboxId:
+            try:
+                return await self._create_sandbox(pod, action)
+            finally:
+                over.set()
+
+        async def look() -> list[bool | None]:
+            # A moment later, so that the engine works on the sandbox while we look.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await over.wait()
+            return await asyncio.gather(*(self._look_for(image) for image in images))
+
         # A look that hangs must not hold one of the places of those that start.
-        looks = asyncio.gather(*(self._look_for(image) for image in images))
-        made, present = await asyncio.gather(self._create_sandbox(pod, action), looks)
+        made, present = await asyncio.gather(make(), look())
         known = zip(images, present, strict=True)
-        return made, {image: there for image, there in known if there is not None}
+        return _Box(made), {image: there for image, there in known if there is not None}
 
     async def _look_for(self, image: str) -> bool | None:
         """Tell whether an image is there; None when that cannot be told now."""
@@ -182,7 +208,7 @@ class Actor:
         except TripodError:
             return None
 
-    async def _create_sandbox(self, pod: Pod, action: plan.CreateSandbox) -> ObservedSandbox:
+    async def _create_sandbox(self, pod: Pod, action: plan.CreateSandbox) -> SandboxId:
         with telemetry.span(telemetry_names.VOLUME_MOUNT):
             async with _VOLUMES:
                 await self._files.prepare(pod)
@@ -204,7 +230,7 @@ class Actor:
                     async with _SANDBOX_CREATE:
                         made = await self._runtime.create_sandbox(config)
                     await _SANDBOX_CREATE.recorded()
-                    return await self._runtime.sandbox(made)
+                    return made
         except TripodError as error:
             self._events.emit(pod, "FailedCreatePodSandBox", error.message, warning=True)
             raise
@@ -238,9 +264,7 @@ class Actor:
             raise _StartError("ErrImagePull", message) from error
         self._events.emit(pod, "Pulled", f"Pulled image {action.image!r}", container=action.container)
 
-    async def _start(
-        self, pod: Pod, sandbox: ObservedSandbox, action: plan.StartContainer, outcome: Outcome
-    ) -> None:
+    async def _start(self, pod: Pod, box: _Box, action: plan.StartContainer, outcome: Outcome) -> None:
         spec = next(c for c in pod.spec.containers if c.name == action.container)
         attributes: dict[str, str | int] = {
             "k8s.container.name": spec.name,
@@ -248,11 +272,13 @@ class Actor:
         }
         try:
             with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
-                await self._refresh_hosts(pod, sandbox)
+                await self._files.prepare(pod)
                 config = self._container_config(pod, spec, action.attempt)
-                async with _CREATE:
-                    container_id = await self._runtime.create_container(sandbox.id, config)
-                await _CREATE.recorded()
+                container_id, seen = await asyncio.gather(self._create(box.id, config), self._look_at(box))
+                if box.seen is None:
+                    box.seen = seen
+                    outcome.observed = outcome.observed and outcome.observed.with_sandbox(seen)
+                await self._write_hosts(pod, seen)
                 self._events.emit(pod, "Created", f"Created container {spec.name}", container=spec.name)
                 trace.get_current_span().set_attribute("container.id", container_id)
                 async with _START:
@@ -263,9 +289,18 @@ class Actor:
             raise _StartError("RunContainerError", error.message) from error
         self._events.emit(pod, "Started", f"Started container {spec.name}", container=spec.name)
         await _START.recorded()
-        await self._see(sandbox, container_id, outcome)
+        await self._see(box.id, container_id, outcome)
 
-    async def _see(self, sandbox: ObservedSandbox, container_id: ContainerId, outcome: Outcome) -> None:
+    async def _create(self, box: SandboxId, config: ContainerConfig) -> ContainerId:
+        async with _CREATE:
+            made = await self._runtime.create_container(box, config)
+        await _CREATE.recorded()
+        return made
+
+    async def _look_at(self, box: _Box) -> ObservedSandbox:
+        return box.seen or await self._runtime.sandbox(box.id)
+
+    async def _see(self, box: SandboxId, container_id: ContainerId, outcome: Outcome) -> None:
         """Look at the container that was started, if a look at it alone is enough."""
         if outcome.observed is None:
             return
@@ -275,10 +310,10 @@ class Actor:
         except TripodError:
             outcome.observed = None
         else:
-            outcome.observed = outcome.observed.with_container(replace(seen, sandbox_id=sandbox.id))
+            outcome.observed = outcome.observed.with_container(replace(seen, sandbox_id=box))
 
-    async def _refresh_hosts(self, pod: Pod, sandbox: ObservedSandbox) -> None:
-        await self._files.prepare(pod)
+    async def _write_hosts(self, pod: Pod, sandbox: ObservedSandbox) -> None:
+        """Write what containers see as /etc/hosts, before they run; the file is there since `prepare`."""
         text = volumes.hosts_text(hostname(pod), sandbox.addresses)
         async with _HOSTS:
             await self._files.write_hosts(pod, text)
