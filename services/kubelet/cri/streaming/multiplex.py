@@ -1,7 +1,8 @@
 """SPDY streams as something to read from and write to, on asyncio.
 
-One task reads the wire and one writes it. A stream that is not read holds up to `STREAM_BYTES`; beyond that
-the wire is not read at all until there is room, which stops a peer that ignores windows. Writers wait while
+One task reads the wire and one writes it. A stream that is not read holds up to `STREAM_BYTES`, all together
+hold `HELD_BYTES`; beyond that the wire is not read at all until there is room, which stops a peer that
+ignores windows. Writers wait while
 the peer gives no room and while more than `OUTPUT_BYTES` wait for the wire. What a peer makes us answer
 without reading the answers is bounded too.
 """
@@ -20,9 +21,10 @@ from services.kubelet.cri.streaming.spdy.errors import GoAwayStatus, ResetStatus
 
 T = TypeVar("T")
 
-STREAM_BYTES: Final = 512 * 1024
+STREAM_BYTES: Final = 256 * 1024
+HELD_BYTES: Final = 4 << 20
 OUTPUT_BYTES: Final = 128 * 1024
-ANSWER_BYTES: Final = 1 << 20
+ANSWER_BYTES: Final = 128 * 1024
 FRAME_BYTES: Final = 32 * 1024
 _GOODBYE_SECONDS: Final = 2.0
 
@@ -125,6 +127,7 @@ class Multiplexer:
         self._sending = False
         self._turn = Signal()
         self._crowded: set[int] = set()
+        self._held_bytes = 0
         self.activity_count = 0
 
     async def serve(self, body: Awaitable[T]) -> T:
@@ -194,26 +197,28 @@ class Multiplexer:
         """Tell the peer that there is room again."""
         self._connection.consumed(stream.stream_id, count)
         self._output.set()
-        self._uncrowd(stream)
+        self._release(stream, count)
 
     def drop(self, stream: SpdyStream, status: ResetStatus) -> None:
         """Reset a stream and forget it; what had come is thrown away."""
-        self._connection.consumed(stream.stream_id, len(stream.buffer))
-        stream.buffer.clear()
         self._connection.reset(stream.stream_id, status)
-        self._streams.pop(stream.stream_id, None)
         self._output.set()
-        self._uncrowd(stream)
+        self._discard(stream)
+
+    def _discard(self, stream: SpdyStream) -> None:
+        self._streams.pop(stream.stream_id, None)
+        self._release(stream, len(stream.buffer))
+        stream.buffer.clear()
+        self._turn.notify()
+
+    def _release(self, stream: SpdyStream, count: int) -> None:
+        self._held_bytes -= count
+        self._crowded.discard(stream.stream_id)
         self._turn.notify()
 
     def _forget_ended(self, stream: SpdyStream) -> None:
         if stream.ended and stream.local_ended:
             self._streams.pop(stream.stream_id, None)
-
-    def _uncrowd(self, stream: SpdyStream) -> None:
-        if stream.stream_id in self._crowded:
-            self._crowded.discard(stream.stream_id)
-            self._turn.notify()
 
     async def _read(self) -> None:
         while data := await self._wire.receive():
@@ -222,7 +227,7 @@ class Multiplexer:
             self._output.set()
             if self._connection.pending_bytes > ANSWER_BYTES + OUTPUT_BYTES:
                 raise SpdyError("the peer asks and does not read the answers")
-            while self._crowded:
+            while self._crowded or self._held_bytes > HELD_BYTES:
                 await self._turn.wait()
         raise ClientGoneError("the connection ended")
 
@@ -263,6 +268,7 @@ class Multiplexer:
             case spdy.DataReceived(stream_id, data):
                 self.activity_count += 1
                 stream.buffer += data
+                self._held_bytes += len(data)
                 if len(stream.buffer) > STREAM_BYTES:
                     self._crowded.add(stream_id)
             case spdy.StreamReplied():
@@ -270,13 +276,10 @@ class Multiplexer:
             case spdy.StreamEnded():
                 stream.ended = True
                 self._forget_ended(stream)
-            case spdy.StreamReset(stream_id):
+            case spdy.StreamReset():
                 stream.was_reset = True
-                self._streams.pop(stream_id, None)
                 # What it held was for nobody.
-                stream.buffer.clear()
-                self._uncrowd(stream)
-                self._turn.notify()
+                self._discard(stream)
         stream.changed.notify()
 
     async def _say_goodbye(self, status: GoAwayStatus) -> None:

@@ -165,10 +165,12 @@ class HttpStreamingServer:
             http, {"Upgrade": negotiation.SPDY, negotiation.VERSION_HEADER: choice.protocol}
         )
         try:
-            await _until_gone(self._multiplexed(Multiplexer(wire), choice, request), request)
+            well = await _until_gone(self._multiplexed(Multiplexer(wire), choice, request), request)
             await wire.linger()
+            if well:
+                await wire.drained()
         finally:
-            wire.close()
+            wire.abort()
         # Nobody reads it: the connection is no longer HTTP's.
         return web.Response()
 

@@ -49,12 +49,18 @@ class SocketWire:
         except (OSError, TimeoutError):
             return
 
-    def close(self) -> None:
-        """Close, once what was written is on its way; a peer that does not take it has 30 s."""
-        transport = self._writer.transport
+    async def drained(self) -> None:
+        """Close, and wait until what was written has been taken: 30 s at most."""
         self._writer.close()
-        if transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, transport.abort)
+        try:
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self._writer.wait_closed()
+        except (OSError, TimeoutError):
+            return
+
+    def abort(self) -> None:
+        """Cut the connection. May be repeated."""
+        self._writer.transport.abort()
 
 
 class _Taken(asyncio.StreamReaderProtocol):
@@ -70,7 +76,7 @@ class _Taken(asyncio.StreamReaderProtocol):
 
 
 async def take_over(http: web.Request, headers: Mapping[str, str]) -> SocketWire:
-    """Answer 101 and return the connection. The caller closes it. Raises `ConnectionError`."""
+    """Answer 101 and return the connection. The caller aborts it. Raises `ConnectionError`."""
     transport = http.transport
     if transport is None:
         raise ConnectionResetError("the client went before the answer")

@@ -63,7 +63,7 @@ class FakeSession:
 
 
 class FakeBackend:
-    """Runs the program named by the command's first word."""
+    """Runs the program named by the command's first word, or attaches to the one named by the container."""
 
     def __init__(self, programs: Mapping[str, Program]) -> None:
         self._programs = programs
@@ -75,7 +75,7 @@ class FakeBackend:
             raise TripodError(
                 "Container gone is not running", code=Code.FAILED_PRECONDITION, reason="NOT_RUNNING"
             )
-        session = FakeSession(self._programs[request.command[0]])
+        session = FakeSession(self._programs[(request.command or (request.container_id,))[0]])
         self.sessions.append(session)
         return session
 

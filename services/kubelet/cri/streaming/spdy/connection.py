@@ -8,7 +8,8 @@ Rules:
   counts: by SETTINGS or by its first WINDOW_UPDATE. The library behind every client of Kubernetes written in
   Go never sends either, and would wait for ever for data beyond the first 64 KiB; there the transport's flow
   control must do.
-- We give room back when data has been consumed, in halves of `WINDOW_BYTES`.
+- We give a stream room back when its data has been consumed, in halves of its window, and the connection as
+  soon as data has come: a stream that nobody reads must not stop the others.
 - A frame of a stream that has ended is ignored: the peer may not have known. One of a stream that never was
   answers with a reset.
 
@@ -29,8 +30,8 @@ from services.kubelet.cri.streaming.spdy.frames import Frame, FrameReader, Frame
 DRAFT_WINDOW_BYTES: Final = 64 * 1024
 """Every window at the start, until a SETTINGS says otherwise."""
 
-WINDOW_BYTES: Final = 256 * 1024
-"""How much of a stream we let come before it is consumed."""
+CONNECTION_WINDOW_BYTES: Final = 1 << 20
+"""How much we let come on all streams before we have looked at it."""
 
 STREAM_LIMIT: Final = 512
 """Most streams of a peer at a time."""
@@ -130,8 +131,9 @@ class Connection:
         self._going = False
         self._output: list[bytes] = []
         self.pending_bytes = 0
-        self._send(frames.Settings(((frames.INITIAL_WINDOW_SIZE, WINDOW_BYTES),)))
-        self._send(frames.WindowUpdate(0, WINDOW_BYTES - DRAFT_WINDOW_BYTES))
+        # Says nothing new of the streams' windows, but that we count.
+        self._send(frames.Settings(((frames.INITIAL_WINDOW_SIZE, DRAFT_WINDOW_BYTES),)))
+        self._send(frames.WindowUpdate(0, CONNECTION_WINDOW_BYTES - DRAFT_WINDOW_BYTES))
 
     def take_output(self) -> bytes:
         """Return what is to be sent, and forget it."""
@@ -188,16 +190,12 @@ class Connection:
         return min(state.room, self._room) if self._peer_counts else DRAFT_WINDOW_BYTES
 
     def consumed(self, stream_id: int, count: int) -> None:
-        """Tell that received data has been used; gives the peer room for more."""
-        self._used += count
-        if self._used >= WINDOW_BYTES // 2:
-            self._send(frames.WindowUpdate(0, self._used))
-            self._used = 0
+        """Tell that a stream's data has been used; gives the peer room for more."""
         state = self._streams.get(stream_id)
         if state is None or not state.remote_open:
             return
         state.used += count
-        if state.used >= WINDOW_BYTES // 2:
+        if state.used >= DRAFT_WINDOW_BYTES // 2:
             self._send(frames.WindowUpdate(stream_id, state.used))
             state.used = 0
 
@@ -265,15 +263,16 @@ class Connection:
             yield from self._remote_end(stream_id, state)
 
     def _data(self, stream_id: int, data: bytes, *, fin: bool) -> Iterator[Event]:
+        self._used += len(data)
+        if self._used >= CONNECTION_WINDOW_BYTES // 2:
+            self._send(frames.WindowUpdate(0, self._used))
+            self._used = 0
         state = self._streams.get(stream_id)
         if state is None:
-            # Nobody will use it, but it has filled the connection's window.
-            self.consumed(stream_id, len(data))
             if not self._was_opened(stream_id):
                 self._send(frames.RstStream(stream_id, ResetStatus.INVALID_STREAM))
             return
         if not state.remote_open:
-            self.consumed(stream_id, len(data))
             self.reset(stream_id, ResetStatus.STREAM_ALREADY_CLOSED)
             yield StreamReset(stream_id)
             return
