@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import docker
 import docker.errors
+import docker.transport
 import requests
 import urllib3
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -32,6 +33,7 @@ from services.kubelet.cri.errors import (
 T = TypeVar("T")
 Json = dict[str, Any]
 _WORKERS = 12
+_KEPT_CONNECTIONS = 2
 
 
 class DockerClient:
@@ -51,7 +53,9 @@ class DockerClient:
 
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
-            self._local.client = docker.APIClient(base_url=self.host, version="auto", timeout=self._deadline)
+            client = docker.APIClient(base_url=self.host, version="auto", timeout=self._deadline)
+            _keep_few_connections(client, self.host, self._deadline)
+            self._local.client = client
         return self._local.client
 
     async def _call(
@@ -227,3 +231,15 @@ class DockerClient:
                     raise EngineRefusedError("images.import", 500, line)
 
         await self._call("images.import", act)
+
+
+def _keep_few_connections(client: Any, host: str, deadline_seconds: int) -> None:
+    """Keep two connections and not 25: docker-py keeps one for each path, and most of ours name an object.
+
+    Its own parameter for that, `num_pools`, does not reach a unix socket's pools (docker-py 7.2).
+    """
+    if host.startswith("unix://"):
+        client.get_adapter("http+docker://").close()
+        path = host.replace("unix://", "http+unix://", 1)
+        few = docker.transport.UnixHTTPAdapter(path, deadline_seconds, pool_connections=_KEPT_CONNECTIONS)
+        client.mount("http+docker://", few)
