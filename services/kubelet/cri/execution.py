@@ -32,11 +32,16 @@ Pipes = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _EngineStreams:
-    """Input and outputs over one raw connection of the engine."""
+    """Input and outputs over one raw connection of the engine.
 
-    def __init__(self, pipes: Pipes, *, tty: bool) -> None:
+    At the end of our half the engine ends the outputs too, unless it ends an input by that: a pipe that is
+    this client's alone (moby, daemon/container/stream/attach.go). Everything else is left open.
+    """
+
+    def __init__(self, pipes: Pipes, *, tty: bool, own_stdin: bool) -> None:
         self._reader, self._writer = pipes
         self._tty = tty
+        self._own_stdin = own_stdin and not tty
 
     async def output(self) -> AsyncIterator[tuple[ExecStream, bytes]]:
         """Yield output until its end."""
@@ -67,8 +72,8 @@ class _EngineStreams:
         await self._writer.drain()
 
     async def close_stdin(self) -> None:
-        """End the standard input."""
-        if self._writer.can_write_eof() and not self._writer.is_closing():
+        """End the standard input, where it has an end."""
+        if self._own_stdin and self._writer.can_write_eof() and not self._writer.is_closing():
             self._writer.write_eof()
 
     def cut(self) -> None:
@@ -82,7 +87,7 @@ class DockerExecSession(_EngineStreams):
     def __init__(
         self, client: DockerClient, container_id: str, exec_id: str, pipes: Pipes, *, tty: bool
     ) -> None:
-        super().__init__(pipes, tty=tty)
+        super().__init__(pipes, tty=tty, own_stdin=True)
         self._client = client
         self._container_id = container_id
         self._exec_id = exec_id
@@ -149,10 +154,10 @@ async def end_exec(client: DockerClient, container_id: str, exec_id: str) -> Non
 class DockerAttachSession(_EngineStreams):
     """A container's own streams. Implements `ExecSession`; the container outlives it."""
 
-    def __init__(self, client: DockerClient, container_id: str, pipes: Pipes, *, tty: bool) -> None:
-        super().__init__(pipes, tty=tty)
+    def __init__(self, client: DockerClient, request: StreamRequest, pipes: Pipes) -> None:
+        super().__init__(pipes, tty=request.tty, own_stdin=request.stdin_once)
         self._client = client
-        self._container_id = container_id
+        self._container_id = request.container_id
 
     async def resize(self, width: int, height: int) -> None:
         """Set the terminal's size."""
@@ -203,7 +208,7 @@ class DockerExec:
         }
         path = f"/containers/{request.container_id}/attach?{urlencode(wanted)}"
         pipes = await self._streams.hijack(path, None)
-        return DockerAttachSession(self._client, request.container_id, pipes, tty=request.tty)
+        return DockerAttachSession(self._client, request, pipes)
 
     async def run(
         self, container_id: str, command: tuple[str, ...], timeout_seconds: float | None

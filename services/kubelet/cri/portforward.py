@@ -49,7 +49,7 @@ class SandboxPorts:
             try:
                 return await _connect(namespace, family, address, port)
             except (OSError, TimeoutError) as error:
-                why = error.strerror if isinstance(error, OSError) and error.strerror else "timed out"
+                why = os.strerror(error.errno) if error.errno else "timed out"
                 causes.append(f"dial {kind} {address}:{port}: connect: {why.lower()}")
         raise CriError(
             f"failed to connect to localhost:{port} inside namespace {sandbox_id!r}, "

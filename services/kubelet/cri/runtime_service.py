@@ -321,6 +321,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
             stdin=request.stdin,
             stdout=request.stdout,
             stderr=request.stderr,
+            stdin_once=bool(inspected["Config"]["StdinOnce"]),
         )
         return pb.AttachResponse(url=self._streaming.attach_url(wanted))
 

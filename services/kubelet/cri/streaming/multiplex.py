@@ -21,7 +21,7 @@ from services.kubelet.cri.streaming.spdy.errors import GoAwayStatus, ResetStatus
 
 T = TypeVar("T")
 
-STREAM_BYTES: Final = 256 * 1024
+STREAM_BYTES: Final = 512 * 1024
 HELD_BYTES: Final = 4 << 20
 OUTPUT_BYTES: Final = 128 * 1024
 ANSWER_BYTES: Final = 128 * 1024

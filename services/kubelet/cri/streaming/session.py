@@ -22,7 +22,10 @@ class ExecStream(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """What to run, or with an empty `command` attach to. With `tty`, error output joins the output."""
+    """What to run, or with an empty `command` attach to. With `tty`, error output joins the output.
+
+    `stdin_once` tells whether an attached container's input ends with its first client's.
+    """
 
     container_id: str
     command: tuple[str, ...] = ()
@@ -30,6 +33,7 @@ class StreamRequest:
     stdin: bool = False
     stdout: bool = True
     stderr: bool = True
+    stdin_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,7 +341,7 @@ def test_a_peer_that_counts_is_sent_no_more_than_its_stream_has_room_for() -> No
     server.send(first, bytes(room))
     exchange(client, server)
 
-    assert room == spdy.DRAFT_WINDOW_BYTES
+    assert room == spdy.WINDOW_BYTES
     assert (server.room(first), server.room(second)) == (0, room)
 
     client.consumed(first, room // 2)
@@ -387,7 +387,7 @@ def test_data_that_nobody_reads_gives_the_connection_its_room_back() -> None:
         exchange(client, server)
     other = client.open_stream({})
 
-    assert client.room(other) == spdy.DRAFT_WINDOW_BYTES
+    assert client.room(other) == spdy.WINDOW_BYTES
 
 
 @pytest.mark.parametrize(

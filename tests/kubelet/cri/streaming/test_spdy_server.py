@@ -459,3 +459,23 @@ async def test_ports_are_forwarded_on_websocket_channels(protocol: str) -> None:
                 assert any(item.startswith(b"\3error forwarding port 1 to pod box") for item in received)
             else:
                 assert {"0aGk=", "2AQA=", "3AQA="} <= received
+
+
+async def test_streams_of_every_kind_leave_no_task_behind() -> None:
+    """Ended by the command, by the client, and by the server's end of a forwarded connection."""
+    before = len(asyncio.all_tasks())
+    async with serving() as (server, backend), program(upper) as port:
+        idle = len(asyncio.all_tasks())
+        for _ in range(20):
+            async with spdy(server.exec_url(run("fail")), V4) as link:
+                await read_all((await opened(link, *COMMAND))["error"])
+            with contextlib.suppress(StreamResetError):
+                async with spdy(server.exec_url(run("hang")), V4) as link:
+                    await opened(link, *COMMAND)
+            async with spdy(server.forward_url(ForwardRequest("box")), FORWARD) as link:
+                pair = await opened(link, "error", "data", port=str(port), requestID="0")
+                await _write_and_end(pair["data"], b"x")
+                await read_all(pair["error"])
+        await eventually(lambda: server.session_count == 0 and len(asyncio.all_tasks()) <= idle)
+        assert all(session.closed.is_set() for session in backend.sessions)
+    await eventually(lambda: len(asyncio.all_tasks()) <= before)

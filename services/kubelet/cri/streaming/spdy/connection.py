@@ -30,6 +30,9 @@ from services.kubelet.cri.streaming.spdy.frames import Frame, FrameReader, Frame
 DRAFT_WINDOW_BYTES: Final = 64 * 1024
 """Every window at the start, until a SETTINGS says otherwise."""
 
+WINDOW_BYTES: Final = 256 * 1024
+"""How much of a stream we let come before it is consumed."""
+
 CONNECTION_WINDOW_BYTES: Final = 1 << 20
 """How much we let come on all streams before we have looked at it."""
 
@@ -131,8 +134,7 @@ class Connection:
         self._going = False
         self._output: list[bytes] = []
         self.pending_bytes = 0
-        # Says nothing new of the streams' windows, but that we count.
-        self._send(frames.Settings(((frames.INITIAL_WINDOW_SIZE, DRAFT_WINDOW_BYTES),)))
+        self._send(frames.Settings(((frames.INITIAL_WINDOW_SIZE, WINDOW_BYTES),)))
         self._send(frames.WindowUpdate(0, CONNECTION_WINDOW_BYTES - DRAFT_WINDOW_BYTES))
 
     def take_output(self) -> bytes:
@@ -195,7 +197,7 @@ class Connection:
         if state is None or not state.remote_open:
             return
         state.used += count
-        if state.used >= DRAFT_WINDOW_BYTES // 2:
+        if state.used >= WINDOW_BYTES // 2:
             self._send(frames.WindowUpdate(stream_id, state.used))
             state.used = 0
 
