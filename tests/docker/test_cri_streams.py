@@ -143,6 +143,7 @@ def processes_like(mark: str) -> list[int]:
     return found
 
 
+@pytest.mark.fault("F38")
 async def test_ten_thousand_lines_come_back_in_order(box: Box) -> None:
     """Over SPDY: each line is read and echoed by a shell."""
     lines = b"".join(f"line {index}\n".encode() for index in range(10_000))
@@ -256,7 +257,7 @@ async def test_output_beyond_a_messages_size_is_cut_and_the_command_goes_on(box:
     assert len(answer.stdout) + len(answer.stderr) == OUTPUT_LIMIT_BYTES
 
 
-@pytest.mark.fault("F22")
+@pytest.mark.fault("F38")
 async def test_a_client_that_vanishes_leaves_nothing(box: Box) -> None:
     """No process, no file, no thread; by SPDY and by WebSocket."""
     mark = f"88{os.getpid()}"
@@ -395,6 +396,7 @@ async def test_ports_of_a_pod_on_the_hosts_network_are_the_hosts(box: Box) -> No
             assert await read_all(pair["data"]) == b"host"
 
 
+@pytest.mark.fault("F39")
 async def test_hundreds_of_streams_leave_the_server_as_it_was(box: Box) -> None:
     """Attached and forwarded in turn, and dropped without a word."""
     cat = await box.run("cycled", "cat", stdin=True)

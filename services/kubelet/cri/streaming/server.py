@@ -141,10 +141,10 @@ class HttpStreamingServer:
         if isinstance(choice, Refusal):
             return _refuse(choice)
         if len(self._running) >= self._session_limit:
-            return web.Response(status=429, text=f"{self._session_limit} streams are open; try again later\n")
+            return _refuse(Refusal(429, f"{self._session_limit} streams are open; try again later"))
         found = self._tokens.take(http.match_info["token"])
         if found is None or found[0] != verb:
-            return web.Response(status=404, text="No stream waits here: a URL works once, for a minute\n")
+            return _refuse(Refusal(404, "No stream waits here: a URL works once, for a minute"))
         async with self._registered():
             if choice.transport is Transport.SPDY:
                 return await self._serve_spdy(http, choice, found[1])
@@ -238,8 +238,12 @@ def _choose(http: web.Request, *, forward: bool) -> Choice | Refusal:
 
 
 def _refuse(refusal: Refusal) -> web.Response:
-    """Say why a request is none of ours; the token stays good for a proper one."""
+    """Say why a request is none of ours, and close: what a refused client sends on is no further request.
+
+    (CVE-2020-8559, CVE-2018-1002105: proxies took such bytes for the upgraded stream.)
+    """
     response = web.Response(status=refusal.status, text=f"{refusal.text}\n")
+    response.force_close()
     if refusal.status == 426:
         response.headers["Upgrade"] = f"{negotiation.SPDY}, websocket"
     for version in refusal.accepted:

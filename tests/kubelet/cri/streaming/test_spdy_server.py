@@ -241,7 +241,7 @@ async def test_streams_that_the_command_does_not_have_end_the_connection(kinds: 
             with contextlib.suppress(StreamResetError):
                 for kind in kinds:
                     await opened(link, kind)
-            await eventually(lambda: server.session_count == 0)
+        await eventually(lambda: server.session_count == 0)
 
         assert backend.sessions == []
 
@@ -270,6 +270,41 @@ async def test_a_version_that_is_not_ours_is_refused_in_words_that_clients_know(
 
         assert refused.value.status == 403
         assert out == b"out"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param("Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n", "404", id="no-such-token"),
+        pytest.param("Connection: Upgrade\r\nUpgrade: SPDY/2\r\n", "426", id="another-protocol"),
+        pytest.param(
+            "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 5\r\n", "400", id="with-a-body"
+        ),
+        pytest.param(
+            "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nTransfer-Encoding: chunked\r\n",
+            "400",
+            id="with-a-chunked-body",
+        ),
+    ],
+)
+async def test_a_refused_upgrade_closes_the_connection(head: str, status: str) -> None:
+    """What follows is not taken for a request, nor for the stream."""
+    async with serving() as (server, backend):
+        place = server.base_url.removeprefix("http://")
+        host, port = place.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        first = f"POST /exec/guess HTTP/1.1\r\nHost: {place}\r\n{head}\r\n"
+        smuggled = server.exec_url(run("fail")).removeprefix(server.base_url)
+        second = (
+            f"POST {smuggled} HTTP/1.1\r\nHost: {place}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
+        )
+        writer.write((first + second).encode())
+        answer = (await reader.read()).decode()
+        writer.close()
+
+        assert answer.split()[1] == status
+        assert answer.count("HTTP/1.1") == 1
+        assert backend.sessions == []
 
 
 async def test_a_url_serves_its_own_verb_alone() -> None:
