@@ -71,10 +71,11 @@ lock: $(VENV)/.ready ## Lock the dependencies anew
 	$(BIN)/uv export -q --no-emit-project --format requirements-txt -o requirements-dev.txt
 	$(BIN)/uv export -q --only-group build --format requirements-txt -o requirements-build.txt
 
-peers: ## Fetch crictl and grpcurl as Go modules, for tests and for you
+peers: ## Fetch crictl and grpcurl as Go modules and build client-go, for tests and for you
 	@command -v go >/dev/null || { echo "Go is not installed: see https://go.dev/dl"; exit 1; }
 	GOBIN=$(CURDIR)/.peers go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
 	GOBIN=$(CURDIR)/.peers go install sigs.k8s.io/cri-tools/cmd/crictl@latest
+	cd tests/peers/streampeer && go build -o $(CURDIR)/.peers/streampeer .
 	@ls .peers
 
 $(VENV)/.ready: requirements-dev.txt

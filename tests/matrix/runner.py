@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,7 +37,11 @@ class Result:
 
 
 async def run(matrix: Matrix, *, sample: int = 0, jobs: int = 2, only: str = "") -> Result:
-    """Kill at each instant, or at `sample` of them spread over the story."""
+    """Kill at each instant, or at `sample` of them spread over the story; SIGTERM ends it in order."""
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    with suppress(ValueError, RuntimeError):  # Only the main thread hears signals.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with AsyncExitStack() as stack:
         if isinstance(matrix, EngineMatrix):
             await stack.enter_async_context(matrix)

@@ -31,6 +31,7 @@ from services.kubelet.cri.logs import LogKeeper
 from services.kubelet.cri.naming import Record
 from services.kubelet.cri.network.bridge import BridgeNetwork
 from services.kubelet.cri.network.config import BridgeConfig
+from services.kubelet.cri.portforward import SandboxPorts
 from services.kubelet.cri.register import Register
 from services.kubelet.cri.runtime_service import RuntimeService
 from services.kubelet.cri.sandboxes import Holdings, Sandboxes
@@ -84,7 +85,7 @@ class CriServer:
         self._stack.push_async_callback(self._network.stop)
         self._register.open()
         execution = DockerExec(self._client, streams)
-        streaming = HttpStreamingServer(execution)
+        streaming = HttpStreamingServer(execution, SandboxPorts(self._holdings))
         await streaming.start()
         self._stack.push_async_callback(streaming.stop)
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")

@@ -41,6 +41,34 @@ class Demultiplexer:
             yield kind, payload
 
 
+class PieceDemultiplexer:
+    """Cuts the same stream into pieces as they come: no frame is held, however long it claims to be."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._kind = 0
+        self._left = 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Take bytes and yield stream type and piece. Raises `FrameError`."""
+        view = memoryview(data)
+        while view:
+            if self._left:
+                piece = bytes(view[: self._left])
+                self._left -= len(piece)
+                view = view[len(piece) :]
+                yield self._kind, piece
+                continue
+            missing = _HEADER_BYTES - len(self._head)
+            self._head += bytes(view[:missing])
+            view = view[missing:]
+            if len(self._head) == _HEADER_BYTES:
+                if self._head[0] > STDERR or self._head[1:4] != b"\0\0\0":
+                    raise FrameError(f"not a frame header: {self._head.hex()}")
+                self._kind, self._left = self._head[0], int.from_bytes(self._head[4:], "big")
+                self._head = b""
+
+
 class LineSplitter:
     """Cuts the stream of a container with a terminal, which has no frames, into lines."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-from services.kubelet.cri.streaming.session import StreamRequest
+from services.kubelet.cri.streaming.session import ForwardRequest, StreamRequest
 
 
 class PodNetwork(Protocol):
@@ -57,4 +57,12 @@ class StreamingServer(Protocol):
 
     def exec_url(self, request: StreamRequest) -> str:
         """Return a URL that works once, within a minute."""
+        ...
+
+    def attach_url(self, request: StreamRequest) -> str:
+        """Return a URL that attaches to a container, once, within a minute."""
+        ...
+
+    def forward_url(self, request: ForwardRequest) -> str:
+        """Return a URL that forwards ports of a sandbox, once, within a minute."""
         ...

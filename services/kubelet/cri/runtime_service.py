@@ -26,7 +26,7 @@ from services.kubelet.cri.naming import Record
 from services.kubelet.cri.ports import PodNetwork, StreamingServer
 from services.kubelet.cri.register import Register, digest
 from services.kubelet.cri.sandboxes import Holdings, Owned, Sandboxes
-from services.kubelet.cri.streaming.session import StreamRequest
+from services.kubelet.cri.streaming.session import ForwardRequest, StreamRequest
 
 RUNTIME_NAME = "docker"
 API_VERSION = "v1"
@@ -173,11 +173,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         )
         wired = self._sandboxes.wired(inspected["Id"], sandbox)
         if convert.sandbox_state(inspected["State"]["Status"], wired=wired) != pb.SANDBOX_READY:
-            raise CriError(
-                f"Pod sandbox {request.pod_sandbox_id} is not ready",
-                code=Code.FAILED_PRECONDITION,
-                reason="SANDBOX_NOT_READY",
-            )
+            raise _not_ready(request.pod_sandbox_id)
         record = convert.container_record(request.config, inspected["Id"], sandbox)
         if image is not None:  # Else the engine says so.
             imagecheck.check(image, request.config.working_dir)
@@ -320,9 +316,39 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         )
         return pb.ExecResponse(url=self._streaming.exec_url(wanted))
 
+    async def Attach(self, request: pb.AttachRequest, context: Any) -> pb.AttachResponse:
+        """Prepare a URL for a container's own streams; whether there is a terminal is the container's say."""
+        inspected, _ = await self._running_container(request.container_id)
+        if not (request.stdin or request.stdout or request.stderr):
+            raise invalid("stdin, stdout, stderr", "at least one must be set")
+        wanted = StreamRequest(
+            container_id=inspected["Id"],
+            tty=bool(inspected["Config"]["Tty"]),
+            stdin=request.stdin,
+            stdout=request.stdout,
+            stderr=request.stderr,
+            stdin_once=bool(inspected["Config"]["StdinOnce"]),
+        )
+        return pb.AttachResponse(url=self._streaming.attach_url(wanted))
+
+    async def PortForward(self, request: pb.PortForwardRequest, context: Any) -> pb.PortForwardResponse:
+        """Prepare a URL for connections to a sandbox's ports."""
+        inspected, record = await self._holdings.sandbox(request.pod_sandbox_id)
+        wired = self._sandboxes.wired(inspected["Id"], record)
+        if convert.sandbox_state(inspected["State"]["Status"], wired=wired) != pb.SANDBOX_READY:
+            raise _not_ready(request.pod_sandbox_id)
+        for port in request.port:
+            if not 1 <= port <= 65535:
+                raise invalid("port", f"{port} is not from 1 to 65535")
+        wanted = ForwardRequest(sandbox_id=inspected["Id"], ports=tuple(request.port))
+        return pb.PortForwardResponse(url=self._streaming.forward_url(wanted))
+
     async def _running(self, container_id: str, command: list[str]) -> Owned:
         if not command:
             raise invalid("cmd", "must not be empty")
+        return await self._running_container(container_id)
+
+    async def _running_container(self, container_id: str) -> Owned:
         inspected, record = await self._holdings.container(container_id)
         if inspected["State"]["Status"] != "running":
             raise CriError(
@@ -365,6 +391,12 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
             created_at=int(event.get("timeNano") or unix_nanoseconds(self._clock.now())),
             pod_sandbox_status=pb.PodSandboxStatus(id=sandbox_id, metadata=convert.sandbox_metadata(pod)),
         )
+
+
+def _not_ready(sandbox_id: str) -> CriError:
+    return CriError(
+        f"Pod sandbox {sandbox_id} is not ready", code=Code.FAILED_PRECONDITION, reason="SANDBOX_NOT_READY"
+    )
 
 
 def _sandbox_matches(item: pb.PodSandbox, wanted: pb.PodSandboxFilter) -> bool:

@@ -9,7 +9,7 @@ from tripod.cri.v1 import api_pb2 as pb
 
 from services.kubelet.cri import convert, naming
 from services.kubelet.cri.convert import Host
-from services.kubelet.cri.dockerstream import Demultiplexer, FrameError, LineSplitter
+from services.kubelet.cri.dockerstream import Demultiplexer, FrameError, LineSplitter, PieceDemultiplexer
 from services.kubelet.cri.logformat import Cursor, Skipper, cursors, entry, epoch, split
 from services.kubelet.cri.naming import Record
 
@@ -35,6 +35,32 @@ def test_bytes_that_are_no_frame_are_refused() -> None:
     """A container with a terminal has no frames; mixing them up is a fault."""
     with pytest.raises(FrameError):
         list(Demultiplexer().feed(b"plain text"))
+
+
+def test_pieces_of_frames_come_before_a_frame_is_whole() -> None:
+    """However long it claims to be, and wherever the stream is cut."""
+    data = frame(1, b"hello") + frame(2, b"") + frame(2, b"world")
+    for cut in range(len(data) + 1):
+        reader = PieceDemultiplexer()
+        pieces = [*reader.feed(data[:cut]), *reader.feed(data[cut:])]
+
+        assert b"".join(piece for kind, piece in pieces if kind == 1) == b"hello"
+        assert b"".join(piece for kind, piece in pieces if kind == 2) == b"world"
+    assert list(PieceDemultiplexer().feed(b"\x01\0\0\0\xff\xff\xff\xffbegin")) == [(1, b"begin")]
+    with pytest.raises(FrameError):
+        list(PieceDemultiplexer().feed(b"plain text"))
+
+
+def test_a_containers_input_is_opened_as_it_was_asked_for() -> None:
+    """Attaching later depends on it."""
+    config = pb.ContainerConfig(stdin=True, stdin_once=True, tty=True)
+    config.metadata.name = "app"
+    config.image.image = "image"
+    made = convert.container_config(
+        config, Record(naming.CONTAINER, "app"), Record(naming.SANDBOX, "pod"), HOST
+    )
+
+    assert (made["OpenStdin"], made["StdinOnce"], made["Tty"]) == (True, True, True)
 
 
 @given(st.lists(st.binary(max_size=5), max_size=10))

@@ -1,4 +1,5 @@
-"""The CRI server's streaming half: one-time URLs at which a command's streams are served over WebSocket.
+"""The CRI server's streaming half: one-time URLs at which commands and ports are served.
 
-`websocket` and `tokens` are rules without I/O; `server` is the HTTP edge.
+Rules without I/O: `spdy`, `websocket`, `negotiation`, `status`, `terminal`, `tokens`. On asyncio: `multiplex`
+makes streams of SPDY, `command` and `forward` join client and session, `server` is the HTTP edge.
 """

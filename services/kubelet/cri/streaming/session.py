@@ -1,11 +1,16 @@
-"""What the streaming server needs of the engine: a running command and its streams."""
+"""What the streaming server needs of the engine: commands and their streams, and connections to ports."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+
+class ClientGoneError(Exception):
+    """The client has closed its side, or broke the protocol."""
 
 
 class ExecStream(Enum):
@@ -17,7 +22,10 @@ class ExecStream(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
-    """What to run, or with an empty `command` attach to. With `tty`, error output joins the output."""
+    """What to run, or with an empty `command` attach to. With `tty`, error output joins the output.
+
+    `stdin_once` tells whether an attached container's input ends with its first client's.
+    """
 
     container_id: str
     command: tuple[str, ...] = ()
@@ -25,6 +33,15 @@ class StreamRequest:
     stdin: bool = False
     stdout: bool = True
     stderr: bool = True
+    stdin_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRequest:
+    """Ports of a sandbox. Only clients of WebSocket channels need them named beforehand."""
+
+    sandbox_id: str
+    ports: tuple[int, ...] = ()
 
 
 class ExecSession(Protocol):
@@ -54,7 +71,7 @@ class ExecSession(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release the streams; a command that still runs is ended. May be repeated."""
+        """Release the streams. A command that still runs is ended, a container is not. May be repeated."""
         ...
 
 
@@ -63,4 +80,15 @@ class ExecBackend(Protocol):
 
     async def open(self, request: StreamRequest) -> ExecSession:
         """Start the command, or attach. Raises `TripodError` when the container does not run."""
+        ...
+
+
+Pipes = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class ForwardBackend(Protocol):
+    """Connects to what listens inside sandboxes."""
+
+    async def connect(self, sandbox_id: str, port: int) -> Pipes:
+        """Connect to `localhost` inside. The caller closes. Raises `TripodError` saying what did not work."""
         ...

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from services.common.errors import Code, TripodError
-from services.kubelet.cri.streaming.session import ExecStream, StreamRequest
+from services.kubelet.cri.streaming.session import ExecStream, Pipes, StreamRequest
 
 Program = Callable[["FakeSession"], AsyncIterator[tuple[ExecStream, bytes]]]
 
@@ -63,7 +63,7 @@ class FakeSession:
 
 
 class FakeBackend:
-    """Runs the program named by the command's first word."""
+    """Runs the program named by the command's first word, or attaches to the one named by the container."""
 
     def __init__(self, programs: Mapping[str, Program]) -> None:
         self._programs = programs
@@ -75,7 +75,7 @@ class FakeBackend:
             raise TripodError(
                 "Container gone is not running", code=Code.FAILED_PRECONDITION, reason="NOT_RUNNING"
             )
-        session = FakeSession(self._programs[request.command[0]])
+        session = FakeSession(self._programs[(request.command or (request.container_id,))[0]])
         self.sessions.append(session)
         return session
 
@@ -115,3 +115,22 @@ async def head(session: FakeSession) -> AsyncIterator[tuple[ExecStream, bytes]]:
 
 
 PROGRAMS: Mapping[str, Program] = {"cat": cat, "fail": fail, "yes": yes, "hang": hang, "head": head}
+
+
+class FakePorts:
+    """Ports without a sandbox: those of the test's own host. Implements `ForwardBackend`."""
+
+    async def connect(self, sandbox_id: str, port: int) -> Pipes:
+        """Connect to a port of loopback; "gone" is a sandbox that does not run."""
+        if sandbox_id == "gone":
+            raise TripodError(
+                "Sandbox gone is not ready", code=Code.FAILED_PRECONDITION, reason="NOT_RUNNING"
+            )
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except OSError as err:
+            raise TripodError(
+                f"failed to connect to localhost:{port}: {err.strerror}",
+                code=Code.UNAVAILABLE,
+                reason="PORT_REFUSED",
+            ) from err

@@ -15,7 +15,7 @@ from services.kubelet.adapters.exec_stream import ExecChannel, ExecClient, ExecS
 from services.kubelet.cri.streaming.server import MESSAGE_BYTES, HttpStreamingServer
 from services.kubelet.cri.streaming.session import StreamRequest
 from tests.fakes.clock import FakeClock
-from tests.kubelet.cri.streaming.fake_backend import PROGRAMS, FakeBackend
+from tests.kubelet.cri.streaming.fake_backend import PROGRAMS, FakeBackend, FakePorts
 
 pytestmark = pytest.mark.asyncio
 
@@ -28,7 +28,9 @@ async def serving(
 ) -> AsyncIterator[tuple[HttpStreamingServer, FakeBackend]]:
     """A server on a free port of loopback."""
     backend = FakeBackend(PROGRAMS)
-    server = HttpStreamingServer(backend, clock=clock or SystemClock(), session_limit=session_limit)
+    server = HttpStreamingServer(
+        backend, FakePorts(), clock=clock or SystemClock(), session_limit=session_limit
+    )
     await server.start()
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
@@ -251,7 +253,19 @@ async def test_a_url_is_void_after_a_minute() -> None:
 @pytest.mark.parametrize(
     ("headers", "status", "text"),
     [
-        pytest.param({"Connection": "Upgrade", "Upgrade": "SPDY/3.1"}, 426, "SPDY is not served", id="spdy"),
+        pytest.param(
+            {
+                "Connection": "Upgrade",
+                "Upgrade": "SPDY/3.1",
+                "X-Stream-Protocol-Version": "v9.channel.k8s.io",
+            },
+            403,
+            "unable to negotiate protocol: client supports [v9.channel.k8s.io]",
+            id="a-version-of-spdy-streams-that-is-not-ours",
+        ),
+        pytest.param(
+            {"Connection": "Upgrade", "Upgrade": "SPDY/2"}, 426, "An upgrade is needed", id="spdy-2"
+        ),
         pytest.param({}, 426, "An upgrade is needed", id="plain-http"),
         pytest.param(
             {
@@ -259,7 +273,7 @@ async def test_a_url_is_void_after_a_minute() -> None:
                 "Upgrade": "websocket",
                 "Sec-WebSocket-Version": "13",
                 "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-                "Sec-WebSocket-Protocol": "base64.channel.k8s.io",
+                "Sec-WebSocket-Protocol": "binary.k8s.io",
             },
             400,
             "None of the offered subprotocols",
@@ -278,7 +292,7 @@ async def test_what_is_not_served_is_refused_with_a_reason_and_keeps_the_token(
             body = await answer.text()
 
             assert text in body
-            assert "v5.channel.k8s.io" in body
+            assert "v4.channel.k8s.io" in body
         async with await open_exec_stream(url) as client:
             _ = [item async for item in client]
 

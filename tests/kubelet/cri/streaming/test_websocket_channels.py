@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.kubelet.cri.streaming import websocket
+from services.kubelet.cri.streaming.status import Outcome, document, text
+from services.kubelet.cri.streaming.terminal import SizeReader, TerminalSize
 from services.kubelet.cri.streaming.websocket import (
     Channel,
     ChannelError,
     Input,
     StdinData,
     StdinEnd,
-    TerminalSize,
     decode_input,
 )
 
-V5, V4 = websocket.SUBPROTOCOLS
+V5, V4 = websocket.V5, websocket.V4
 
 
 @pytest.mark.parametrize(
@@ -72,9 +73,41 @@ def test_a_message_is_its_channel_and_its_data(channel: Channel, data: bytes) ->
     assert websocket.encode(channel, data) == bytes([channel]) + data
 
 
+@given(channel=st.integers(0, 9), data=st.binary(max_size=200))
+def test_a_base64_message_is_read_as_it_was_written(channel: int, data: bytes) -> None:
+    """A digit in front, for clients that can only send text."""
+    message = websocket.encode(channel, data, subprotocol=websocket.V4_BASE64)
+
+    assert isinstance(message, str)
+    assert websocket.split(message.encode(), subprotocol=websocket.V4_BASE64) == (channel, data)
+
+
+@pytest.mark.parametrize("message", [b"0%%%", b"xYQ==", b"0YQ=", b":YQ=="])
+def test_a_base64_message_that_is_none_is_an_error(message: bytes) -> None:
+    """A wrong digit, or wrong data."""
+    with pytest.raises(ChannelError):
+        websocket.split(message, subprotocol=websocket.V1_BASE64)
+
+
+@pytest.mark.parametrize("cut", range(1, 44))
+def test_sizes_in_a_stream_are_read_however_it_is_cut(cut: int) -> None:
+    """SPDY clients send them one after the other."""
+    sent = b'{"Width":80,"Height":24}\n{"Width":1,"Height":2}\n'
+    reader = SizeReader()
+
+    assert [*reader.feed(sent[:cut]), *reader.feed(sent[cut:])] == [TerminalSize(80, 24), TerminalSize(1, 2)]
+
+
+def test_older_versions_tell_a_failure_in_words() -> None:
+    """And nothing of a success."""
+    assert text(Outcome(3)) == "command terminated with non-zero exit code: 3"
+    assert text(Outcome(failure="no such container")) == "no such container"
+    assert text(Outcome()) == ""
+
+
 def test_the_status_of_a_failed_command_is_the_one_that_kubernetes_sends() -> None:
     """`kubectl exec` takes its own exit code from it."""
-    status = json.loads(websocket.exit_status(3))
+    status = json.loads(document(Outcome(3)))
 
     assert status["status"] == "Failure"
     assert status["reason"] == "NonZeroExitCode"
@@ -84,7 +117,7 @@ def test_the_status_of_a_failed_command_is_the_one_that_kubernetes_sends() -> No
 
 def test_the_status_of_a_command_that_ended_well_is_success() -> None:
     """No reason and no causes."""
-    assert websocket.exit_status(0) == b'{"metadata":{},"status":"Success"}'
+    assert document(Outcome()) == b'{"metadata":{},"status":"Success"}'
 
 
 @pytest.mark.parametrize(
@@ -92,7 +125,11 @@ def test_the_status_of_a_command_that_ended_well_is_success() -> None:
     [
         pytest.param([V4, V5], V5, id="the-best-wins"),
         pytest.param([V4], V4, id="an-older-client"),
-        pytest.param(["v4.base64.channel.k8s.io"], None, id="base64-is-not-served"),
+        pytest.param(
+            ["channel.k8s.io", "v4.base64.channel.k8s.io"], websocket.V4_BASE64, id="with-status-first"
+        ),
+        pytest.param(["channel.k8s.io"], websocket.V1, id="the-oldest"),
+        pytest.param(["binary.k8s.io"], None, id="one-that-is-not-ours"),
         pytest.param([], None, id="none-offered"),
     ],
 )
