@@ -8,7 +8,7 @@ FAST := -m "not docker and not netns and not e2e and not process"
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down clean test check kill-matrix soak bench doctor lint proto proto-lock lock peers
+.PHONY: help up demo down clean test check kill-matrix soak bench doctor lint proto proto-lock lock peers critest
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,12 +71,16 @@ lock: $(VENV)/.ready ## Lock the dependencies anew
 	$(BIN)/uv export -q --no-emit-project --format requirements-txt -o requirements-dev.txt
 	$(BIN)/uv export -q --only-group build --format requirements-txt -o requirements-build.txt
 
-peers: ## Fetch crictl and grpcurl as Go modules and build client-go, for tests and for you
+peers: ## Build crictl, critest and grpcurl as Go modules, and client-go, for tests and for you
 	@command -v go >/dev/null || { echo "Go is not installed: see https://go.dev/dl"; exit 1; }
-	GOBIN=$(CURDIR)/.peers go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
-	GOBIN=$(CURDIR)/.peers go install sigs.k8s.io/cri-tools/cmd/crictl@latest
+	@test -x .peers/grpcurl || GOBIN=$(CURDIR)/.peers go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
+	@$(PYTHON) -m tests.critest.build
 	cd tests/peers/streampeer && go build -o $(CURDIR)/.peers/streampeer .
 	@ls .peers
+
+critest: $(VENV)/.ready proto peers ## The CRI validation suite on our CRI server alone: ARGS="--websocket --parallel 4 --runs 10 --benchmark"
+	@$(PYTHON) -m tools.programs --critest
+	$(BIN)/python -m tests.critest $(ARGS)
 
 $(VENV)/.ready: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not %s" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

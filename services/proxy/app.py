@@ -16,6 +16,7 @@ from services.common.grpcclient import open_channel
 from services.common.grpcserver import GrpcServer, Listener, Servicer, build_server
 from services.common.httpserver import HttpServer
 from services.common.lifecycle import supervise, until
+from services.common.localports import LocalForwarder
 from services.common.logs import get_logger
 from services.common.security import socket_group
 from services.common.telemetry import Telemetry
@@ -23,7 +24,6 @@ from services.common.watch import WatchHub
 from services.proxy.adapters.addresses import node_addresses
 from services.proxy.adapters.conntrack import ConntrackFlows
 from services.proxy.adapters.kubelet_client import KubeletClient
-from services.proxy.adapters.localhost import LocalForwarder
 from services.proxy.adapters.nfmonitor import NftablesMonitor
 from services.proxy.adapters.nftables import NftablesKernel
 from services.proxy.config import ProxyConfig

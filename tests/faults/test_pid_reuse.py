@@ -12,6 +12,7 @@ import pytest
 
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.errors import CriError
+from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.network.bridge import BridgeNetwork
 from services.kubelet.cri.network.config import BridgeConfig
 from services.kubelet.cri.network.errors import NetworkError
@@ -63,7 +64,8 @@ def sandboxes(engine: Engine, made: BridgeNetwork, folder: Path) -> Sandboxes:
     host = Host("n", "pause:1", negative_oom_scores=False)
     holdings: Any = None  # Wiring asks for none.
     client: Any = engine
-    return Sandboxes(client, holdings, made, host, pause_binary=Path("/none"), state_directory=folder)
+    ports = HostPorts(BridgeConfig(state_directory=folder))
+    return Sandboxes(client, holdings, made, ports, host, pause_binary=Path("/none"), state_directory=folder)
 
 
 async def test_a_foreign_process_under_a_sandboxs_id_is_never_wired(node: None, tmp_path: Path) -> None:

@@ -33,13 +33,21 @@ class EngineUnavailable(Exception):  # noqa: N818  # why a test is skipped
 class PrivateEngine:
     """One engine in `folder`, whose path must be short: sockets lie in it."""
 
-    def __init__(self, folder: Path, *, live_restore: bool = True, data_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        live_restore: bool = True,
+        data_root: Path | None = None,
+        insecure_registries: tuple[str, ...] = (),
+    ) -> None:
         self.folder = folder
         self.socket = folder / "d.sock"
         self.host = f"unix://{self.socket}"
         self.log = folder / "dockerd.log"
         self._data = data_root or folder / "data"
         self._live_restore = live_restore
+        self._insecure_registries = insecure_registries
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,7 +62,11 @@ class PrivateEngine:
             raise EngineUnavailable("needs root and dockerd: run `make up` as root on Debian")
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "daemon.json"
-        settings.write_text(json.dumps({"live-restore": self._live_restore}))
+        wanted = {
+            "live-restore": self._live_restore,
+            "insecure-registries": list(self._insecure_registries),
+        }
+        settings.write_text(json.dumps(wanted))
         words = [program, "--config-file", str(settings), "--host", self.host]
         words += ["--data-root", str(self._data), "--exec-root", str(self.folder / "exec")]
         words += ["--pidfile", str(self.folder / "d.pid"), "--bridge", "none", "--iptables=false"]

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from services.proxy.adapters.localhost import LocalForwarder
+from services.common.localports import LocalForwarder
 from services.proxy.core.model import Endpoint
 
 pytestmark = pytest.mark.asyncio

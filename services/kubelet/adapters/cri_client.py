@@ -337,5 +337,8 @@ def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
     resources.cpu_period = wanted.cpu_period_microseconds if wanted.cpu_quota_microseconds else 0
     resources.memory_limit_in_bytes = wanted.memory_limit_bytes
     resources.oom_score_adj = wanted.oom_score_adj
-    made.linux.security_context.namespace_options.pid = pb.CONTAINER
+    context = made.linux.security_context
+    context.namespace_options.pid = pb.CONTAINER
+    # Without one a container would be unconfined.
+    context.seccomp.profile_type = pb.SecurityProfile.RuntimeDefault
     return made

@@ -17,13 +17,15 @@ from services.common.errors import TripodError
 from services.common.grpcserver import GrpcServer, Limits, Listener, Servicer, build_server
 from services.common.logs import get_logger
 from services.common.security import socket_group
-from services.kubelet.cri import naming
+from services.kubelet.cri import hostlook, naming
 from services.kubelet.cri.config import CriConfig
 from services.kubelet.cri.convert import Host
+from services.kubelet.cri.creation import Creation
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.errors import CriError
 from services.kubelet.cri.execution import DockerExec
+from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.image_service import ImageService
 from services.kubelet.cri.inflight import InFlight
 from services.kubelet.cri.ledger import LedgerTaker
@@ -40,7 +42,6 @@ from services.kubelet.cri.streaming.server import HttpStreamingServer
 log = get_logger(__name__)
 _UPKEEP_SECONDS = 10.0
 _ENGINE_RETRY_SECONDS = 1.0
-_CAP_SYS_RESOURCE = 24
 _API_VERSION = "1.41"
 
 
@@ -71,18 +72,22 @@ class CriServer:
         self._register = Register(config.state_directory, config.node_name)
         self._holdings = Holdings(self._client, config.node_name, self._register)
         self._inflight: InFlight[str] = InFlight()
-        self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
-        self._sandboxes = self._made_sandboxes()
+        self._ports = HostPorts(network_config(config))
+        # Made in `start`: they depend on what the engine is.
+        self._host: Host
+        self._sandboxes: Sandboxes
         self._logs: LogKeeper | None = None
         self._server: GrpcServer | None = None
 
     async def start(self) -> None:
         """Wait for the engine, take the network up, serve. Raises what makes serving impossible."""
-        api_version = await self._engine_version()
+        api_version = await self._look_at_engine()
+        self._sandboxes = self._made_sandboxes()
         streams = EngineStreams(self._config.docker_host, api_version)
         self._stack.push_async_callback(streams.close)
         await self._network.start()
         self._stack.push_async_callback(self._network.stop)
+        self._stack.push_async_callback(self._ports.stop)
         self._register.open()
         execution = DockerExec(self._client, streams)
         streaming = HttpStreamingServer(execution, SandboxPorts(self._holdings))
@@ -90,8 +95,9 @@ class CriServer:
         self._stack.push_async_callback(streaming.stop)
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
         if not self._host.negative_oom_scores:
-            log.info("Clamped negative out-of-memory scores to 0", why="the host lacks CAP_SYS_RESOURCE")
+            log.warning("Restricted what containers may have", why="the host lacks CAP_SYS_RESOURCE")
         await self._sandboxes.prepare()
+        await self._restore_ports()
         self._server = self._build(streams, execution, streaming, self._sandboxes)
         await self._server.start()
         await self._server.set_serving(True)
@@ -101,6 +107,7 @@ class CriServer:
             self._client,
             self._holdings,
             self._network,
+            self._ports,
             self._host,
             pause_binary=self._config.pause_binary,
             state_directory=self._config.state_directory,
@@ -121,6 +128,7 @@ class CriServer:
             register=self._register,
             inflight=self._inflight,
             sandboxes=sandboxes,
+            creation=Creation(self._client, self._holdings, sandboxes, self._inflight, self._host),
             network=self._network,
             logs=self._logs,
             execution=execution,
@@ -152,10 +160,15 @@ class CriServer:
             limits=Limits(concurrent_streams=1000, concurrent_rpcs=1000, default_deadline_seconds=1800.0),
         )
 
-    async def _engine_version(self) -> str:
+    async def _look_at_engine(self) -> str:
+        """Wait for the engine and learn what it allows; returns the API's version for streams."""
+        config = self._config
         while True:
             try:
                 version = await self._client.version()
+                self._host = hostlook.look(
+                    config.node_name, config.pause_image, version, await self._client.info()
+                )
                 least, most = str(version.get("MinAPIVersion", "1.12")), str(version["ApiVersion"])
                 return max((least, min((_API_VERSION, most), key=_order)), key=_order)
             except TripodError as error:
@@ -178,6 +191,7 @@ class CriServer:
                 await self._resume_logs()
                 await self._network.ensure()
                 await self._mend_links()
+                await self._restore_ports()
                 await self._drop_leftovers()
             except TripodError as error:
                 log.warning("Could not look after the pods", reason=error.reason, error=error.message)
@@ -199,6 +213,9 @@ class CriServer:
         known = self._register.ids()
         self._logs.keep(known)
         self._sandboxes.keep(known)
+
+    async def _restore_ports(self) -> None:
+        await self._sandboxes.restore_ports(await self._holdings.listing(naming.SANDBOX))
 
     async def _mend_links(self) -> None:
         """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""
@@ -225,16 +242,6 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _may_raise_resources() -> bool:
-    """Tell whether the host's first process, so the engine too, may have CAP_SYS_RESOURCE."""
-    try:
-        text = Path("/proc/1/status").read_text()
-    except OSError:
-        return False
-    bound = next((line.split()[1] for line in text.splitlines() if line.startswith("CapBnd:")), "0")
-    return bool(int(bound, 16) >> _CAP_SYS_RESOURCE & 1)
-
-
 async def cleanup(config: CriConfig) -> int:
     """Remove every sandbox and container of ours, and the pod network. Returns how many were removed.
 
@@ -252,6 +259,7 @@ async def cleanup(config: CriConfig) -> int:
         containers_first = sorted(ours, key=lambda owned: owned[1].kind == naming.SANDBOX)
         for item, _ in containers_first:
             await holdings.remove(item["Id"])
+        await HostPorts(network_config(config)).cleanup()
         await BridgeNetwork(network_config(config)).cleanup()
         return len(ours)
     finally:

@@ -6,17 +6,18 @@ Source: the CRI's comments on each field, and the Docker Engine API 1.41.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from tripod.cri.v1 import api_pb2 as pb
 
+from services.kubelet.cri import mounts, namespaces, portmap, resources, security
 from services.kubelet.cri.errors import invalid
 from services.kubelet.cri.naming import CONTAINER, SANDBOX, Record
+from services.kubelet.cri.security import Confinement
 
 Json = Mapping[str, Any]
-_PROPAGATION = {0: "rprivate", 1: "rslave", 2: "rshared"}
 _RUNNING = {"running", "restarting"}
 _HOLDING = {*_RUNNING, "paused"}
 # Containers log through the engine's `local` driver: it keeps every byte as it was written.
@@ -28,11 +29,18 @@ _UID_DIGITS = 10
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the host allows. `negative_oom_scores` needs CAP_SYS_RESOURCE."""
+    """What the host and the engine allow.
+
+    `negative_oom_scores` needs CAP_SYS_RESOURCE, `recursive_read_only` an engine with API 1.44.
+    """
 
     owner: str
     pause_image: str
     negative_oom_scores: bool = False
+    recursive_read_only: bool = False
+    confinement: Confinement = field(default=Confinement())
+    runtimes: tuple[str, ...] = ()
+    default_runtime: str = ""
 
 
 def sandbox_record(config: pb.PodSandboxConfig) -> Record:
@@ -42,6 +50,7 @@ def sandbox_record(config: pb.PodSandboxConfig) -> Record:
         if not getattr(meta, name):
             raise invalid(f"config.metadata.{name}", "must not be empty")
     options = config.linux.security_context.namespace_options
+    namespaces.check_sandbox(options)
     return Record(
         kind=SANDBOX,
         name=meta.name,
@@ -52,26 +61,32 @@ def sandbox_record(config: pb.PodSandboxConfig) -> Record:
         annotations=dict(config.annotations),
         log_directory=config.log_directory,
         host_network=options.network == pb.NODE,
+        shared_pid=options.pid == pb.POD,
+        ports=portmap.encode(config.port_mappings),
     )
 
 
-def sandbox_config(config: pb.PodSandboxConfig, record: Record, host: Host) -> dict[str, Any]:
-    """Build the engine's configuration of a pause container; its labels are the register's part."""
-    options = config.linux.security_context.namespace_options
+def sandbox_config(
+    config: pb.PodSandboxConfig, record: Record, host: Host, *, runtime: str = ""
+) -> dict[str, Any]:
+    """Build the engine's configuration of a pause container; its labels are the register's part.
+
+    `runtime` is one of the engine's own; "" takes its default.
+    """
     host_config: dict[str, Any] = {
-        "NetworkMode": "host" if record.host_network else "none",
-        "IpcMode": "host" if options.ipc == pb.NODE else "shareable",
-        "PidMode": "host" if options.pid == pb.NODE else "",
+        **namespaces.sandbox(config.linux.security_context.namespace_options),
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
-        "OomScoreAdj": oom_score(-998, host),
+        "OomScoreAdj": resources.oom_score(-998, negative=host.negative_oom_scores),
         "LogConfig": {"Type": "none", "Config": {}},
         "ReadonlyRootfs": True,
         "RestartPolicy": {"Name": "no"},
         "Sysctls": dict(config.linux.sysctls),
     }
     if config.linux.cgroup_parent:
-        host_config["CgroupParent"] = config.linux.cgroup_parent
+        host_config["CgroupParent"] = resources.cgroup_parent(config.linux.cgroup_parent)
+    if runtime:
+        host_config["Runtime"] = runtime
     made: dict[str, Any] = {
         "Image": host.pause_image,
         "Healthcheck": NO_HEALTHCHECK,
@@ -102,8 +117,22 @@ def container_record(config: pb.ContainerConfig, sandbox_id: str, sandbox: Recor
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a container finds: its sandbox's cgroup, runtime and resolv.conf, and the profile it names."""
+
+    cgroup_parent: str = ""
+    runtime: str = ""
+    resolv_conf: str = ""
+    seccomp_profile: str = ""
+
+
 def container_config(
-    config: pb.ContainerConfig, record: Record, sandbox: Record, host: Host, *, resolv_conf: str = ""
+    config: pb.ContainerConfig,
+    record: Record,
+    sandbox: Record,
+    host: Host,
+    around: Surroundings | None = None,
 ) -> dict[str, Any]:
     """Build the engine's configuration of a container in its sandbox; its labels are the register's part."""
     made: dict[str, Any] = {
@@ -114,15 +143,17 @@ def container_config(
         "OpenStdin": config.stdin,
         "StdinOnce": config.stdin_once,
         "Healthcheck": NO_HEALTHCHECK,
-        "HostConfig": _container_host(config, record, sandbox, host, resolv_conf),
+        "HostConfig": _container_host(config, record, sandbox, host, around or Surroundings()),
     }
     if config.command:
         made["Entrypoint"] = list(config.command)
     if config.args:
         made["Cmd"] = list(config.args)
-    user = _user(config.linux.security_context)
+    user = security.user(config.linux.security_context)
     if user:
         made["User"] = user
+    if config.stop_signal != pb.RUNTIME_DEFAULT:
+        made["StopSignal"] = pb.Signal.Name(config.stop_signal)
     return made
 
 
@@ -134,78 +165,31 @@ def _env(item: pb.KeyValue) -> str:
 
 
 def _container_host(
-    config: pb.ContainerConfig, record: Record, sandbox: Record, host: Host, resolv_conf: str
+    config: pb.ContainerConfig, record: Record, sandbox: Record, host: Host, around: Surroundings
 ) -> dict[str, Any]:
     context = config.linux.security_context
-    joined = f"container:{record.sandbox_id}"
-    pid = context.namespace_options.pid
-    mounts = [_mount(mount) for mount in config.mounts]
-    if resolv_conf and all(mount["Target"] != "/etc/resolv.conf" for mount in mounts):
-        mounts.append({"Type": "bind", "Source": resolv_conf, "Target": "/etc/resolv.conf"})
+    rights = security.container(context, host.confinement, seccomp_profile=around.seccomp_profile)
+    asked = [security.device(d.host_path, d.container_path, d.permissions) for d in config.devices]
     made: dict[str, Any] = {
-        "NetworkMode": joined,
-        "IpcMode": "host" if context.namespace_options.ipc == pb.NODE else joined,
-        "PidMode": "host" if pid == pb.NODE else joined if pid == pb.POD else "",
-        "Mounts": mounts,
+        **namespaces.container(
+            context.namespace_options, record.sandbox_id, host_network=sandbox.host_network
+        ),
+        **rights,
+        "Mounts": mounts.container(
+            config.mounts, resolv_conf=around.resolv_conf, recursive=host.recursive_read_only
+        ),
         "LogConfig": LOG_CONFIG,
         "RestartPolicy": {"Name": "no"},
-        "Privileged": context.privileged,
         "ReadonlyRootfs": context.readonly_rootfs,
-        "CapAdd": list(context.capabilities.add_capabilities),
-        "CapDrop": list(context.capabilities.drop_capabilities),
         "GroupAdd": [str(group) for group in context.supplemental_groups],
-        "SecurityOpt": ["no-new-privileges"] if context.no_new_privs else [],
-        "Devices": [
-            {
-                "PathOnHost": d.host_path,
-                "PathInContainer": d.container_path,
-                "CgroupPermissions": d.permissions,
-            }
-            for d in config.devices
-        ],
-        **resources(config.linux.resources, host),
+        "Devices": [*rights.get("Devices", []), *asked],
+        **resources.engine(config.linux.resources, negative_oom_scores=host.negative_oom_scores),
     }
+    if around.cgroup_parent:
+        made["CgroupParent"] = around.cgroup_parent
+    if around.runtime:
+        made["Runtime"] = around.runtime
     return made
-
-
-def _mount(mount: pb.Mount) -> dict[str, Any]:
-    options: dict[str, Any] = {"Propagation": _PROPAGATION.get(mount.propagation, "rprivate")}
-    return {
-        "Type": "bind",
-        "Source": mount.host_path,
-        "Target": mount.container_path,
-        "ReadOnly": mount.readonly,
-        "BindOptions": options,
-    }
-
-
-def _user(context: pb.LinuxContainerSecurityContext) -> str:
-    user = str(context.run_as_user.value) if context.HasField("run_as_user") else context.run_as_username
-    group = f":{context.run_as_group.value}" if context.HasField("run_as_group") else ""
-    if group and not user:
-        raise invalid("config.linux.security_context.run_as_group", "needs run_as_user or run_as_username")
-    return user + group
-
-
-def resources(values: pb.LinuxContainerResources, host: Host) -> dict[str, Any]:
-    """Build the engine's resources; zero means unset, as in the CRI."""
-    made: dict[str, Any] = {"OomScoreAdj": oom_score(values.oom_score_adj, host)}
-    pairs = {
-        "CpuShares": values.cpu_shares,
-        "CpuQuota": values.cpu_quota,
-        "CpuPeriod": values.cpu_period,
-        "Memory": values.memory_limit_in_bytes,
-        "MemorySwap": values.memory_swap_limit_in_bytes or values.memory_limit_in_bytes,
-        "CpusetCpus": values.cpuset_cpus,
-        "CpusetMems": values.cpuset_mems,
-    }
-    made.update({name: value for name, value in pairs.items() if value})
-    return made
-
-
-def oom_score(wanted: int, host: Host) -> int:
-    """Clamp a score to what the host allows: a negative one needs CAP_SYS_RESOURCE."""
-    return wanted if host.negative_oom_scores else max(0, wanted)
 
 
 def nanoseconds(stamp: str) -> int:
@@ -266,9 +250,11 @@ def sandbox_status(inspected: Json, record: Record, addresses: Sequence[str]) ->
     if addresses:
         status.network.ip = addresses[0]
         status.network.additional_ips.extend(pb.PodIP(ip=address) for address in addresses[1:])
-    options = status.linux.namespaces.options
-    options.network = pb.NODE if record.host_network else pb.POD
-    options.pid = pb.CONTAINER
+    status.linux.namespaces.options.CopyFrom(
+        namespaces.status(
+            inspected.get("HostConfig") or {}, host_network=record.host_network, shared_pid=record.shared_pid
+        )
+    )
     return status
 
 
@@ -307,14 +293,19 @@ def container_status(inspected: Json, record: Record) -> pb.ContainerStatus:
         message=message,
         labels=record.labels,
         annotations=record.annotations,
-        mounts=[
-            pb.Mount(
-                container_path=m["Destination"], host_path=m.get("Source", ""), readonly=not m.get("RW", True)
-            )
-            for m in inspected.get("Mounts", [])
-        ],
+        mounts=mounts.status(inspected, record.sandbox_id),
+        resources=resources.status(inspected.get("HostConfig") or {}),
+        stop_signal=_stop_signal(inspected["Config"].get("StopSignal") or ""),
         log_path=record.log_path,
     )
+
+
+def _stop_signal(name: str) -> pb.Signal.ValueType:
+    """Return a signal by the engine's name; without one the engine sends TERM."""
+    try:
+        return pb.Signal.Value(name if name.startswith("SIG") else f"SIG{name}") if name else pb.SIGTERM
+    except ValueError:
+        return pb.RUNTIME_DEFAULT
 
 
 def _end(state: Json) -> tuple[str, str]:

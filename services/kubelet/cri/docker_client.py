@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import io
 import json
+import tarfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,7 @@ _WORKERS = 12
 # Stops wait for a grace; they must not keep other calls waiting.
 _STOP_WORKERS = 64
 _LOOK_SECONDS = 20.0
+_FILE_BYTES = 8 << 20
 _ALIVE_SECONDS = 10.0
 
 
@@ -178,6 +181,30 @@ class DockerClient:
             lambda c: list(c.containers(all=True, filters={"label": labels})),
             deadline=self._look,
         )
+
+    async def read_file(self, container_id: str, path: str) -> str:
+        """Return the text of a small file of a container, run or not; "" when there is none."""
+
+        def act(client: Any) -> bytes:
+            chunks, _ = client.get_archive(container_id, path)
+            data = io.BytesIO()
+            for chunk in chunks:
+                data.write(chunk)
+                if data.tell() > _FILE_BYTES:
+                    raise EngineRefusedError(
+                        "containers.archive", 400, f"{path} has more than {_FILE_BYTES} bytes"
+                    )
+            data.seek(0)
+            with tarfile.open(fileobj=data) as tar:
+                found = next((tar.extractfile(member) for member in tar if member.isfile()), None)
+                return found.read() if found is not None else b""
+
+        try:
+            return (await self._call("containers.archive", act)).decode(errors="replace")
+        except EngineRefusedError as error:
+            if error.status == 404:
+                return ""
+            raise
 
     async def update(self, container_id: str, values: Mapping[str, Any]) -> None:
         """Change the resources of a container."""

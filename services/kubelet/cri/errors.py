@@ -79,10 +79,24 @@ class ContainerNotFoundError(CriError):
         )
 
 
+def not_ready(sandbox_id: str) -> CriError:
+    """Say that a sandbox does not run, or not wholly."""
+    return CriError(
+        f"Pod sandbox {sandbox_id} is not ready", code=Code.FAILED_PRECONDITION, reason="SANDBOX_NOT_READY"
+    )
+
+
 def invalid(field: str, what: str) -> CriError:
     """Say which field of a request cannot be used, and why."""
     return CriError(
         f"{field}: {what}", code=Code.INVALID_ARGUMENT, reason="REQUEST_INVALID", metadata={"field": field}
+    )
+
+
+def unsupported(field: str, why: str) -> CriError:
+    """Say which field of a request this engine or this host has no means for."""
+    return CriError(
+        f"{field}: {why}", code=Code.FAILED_PRECONDITION, reason="UNSUPPORTED", metadata={"field": field}
     )
 
 

@@ -39,6 +39,8 @@ class Record:
     log_path: str = ""
     log_directory: str = ""
     host_network: bool = False
+    shared_pid: bool = False
+    ports: str = ""
 
 
 def name(record: Record, pod: Record) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tripod.cri.v1 import api_pb2 as pb
@@ -13,18 +13,25 @@ from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 from services.common import failpoints
 from services.common.clock import Clock, unix_nanoseconds
 from services.common.errors import Code
-from services.kubelet.cri import convert, imagecheck, naming
+from services.kubelet.cri import convert, hostlook, naming, resources, security
 from services.kubelet.cri.convert import Host
+from services.kubelet.cri.creation import Creation
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
-from services.kubelet.cri.errors import ContainerNotFoundError, CriError, EngineRefusedError, invalid
+from services.kubelet.cri.errors import (
+    ContainerNotFoundError,
+    CriError,
+    EngineRefusedError,
+    invalid,
+    not_ready,
+)
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.inflight import InFlight
 from services.kubelet.cri.ledger import LEDGER_INFO, LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
 from services.kubelet.cri.naming import Record
 from services.kubelet.cri.ports import PodNetwork, StreamingServer
-from services.kubelet.cri.register import Register, digest
+from services.kubelet.cri.register import Register
 from services.kubelet.cri.sandboxes import Holdings, Owned, Sandboxes
 from services.kubelet.cri.streaming.session import ForwardRequest, StreamRequest
 
@@ -53,6 +60,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         register: Register,
         inflight: InFlight[str],
         sandboxes: Sandboxes,
+        creation: Creation,
         network: PodNetwork,
         logs: LogKeeper,
         execution: DockerExec,
@@ -67,6 +75,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         self._register = register
         self._inflight = inflight
         self._sandboxes = sandboxes
+        self._creation = creation
         self._network = network
         self._logs = logs
         self._execution = execution
@@ -102,7 +111,12 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
             message=fault or "",
         )
         info = {LEDGER_INFO: json.dumps(await self._ledger.take())} if request.verbose else {}
-        return pb.StatusResponse(status=pb.RuntimeStatus(conditions=[runtime, network]), info=info)
+        return pb.StatusResponse(
+            status=pb.RuntimeStatus(conditions=[runtime, network, *_restrictions(self._host)]),
+            info=info,
+            runtime_handlers=_handlers(self._host),
+            features=pb.RuntimeFeatures(supplemental_groups_policy=True),
+        )
 
     async def RuntimeConfig(self, request: pb.RuntimeConfigRequest, context: Any) -> pb.RuntimeConfigResponse:
         """Tell the engine's cgroup driver."""
@@ -118,11 +132,13 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
 
     async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Any) -> pb.RunPodSandboxResponse:
         """Make a ready sandbox."""
-        if request.runtime_handler:
-            raise invalid("runtime_handler", f"{request.runtime_handler!r} is not known; leave it empty")
+        handler = request.runtime_handler
+        if handler and handler not in self._host.runtimes:
+            known = ", ".join(self._host.runtimes) or "none"
+            raise invalid("runtime_handler", f"{handler!r} is no runtime of the engine; it has {known}")
         meta = request.config.metadata
         key = f"sandbox/{meta.uid}/{meta.namespace}/{meta.name}/{meta.attempt}"
-        made = await self._inflight.join(key, lambda: self._sandboxes.run(request.config))
+        made = await self._inflight.join(key, lambda: self._sandboxes.run(request.config, handler))
         return pb.RunPodSandboxResponse(pod_sandbox_id=made)
 
     async def StopPodSandbox(
@@ -167,45 +183,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         self, request: pb.CreateContainerRequest, context: Any
     ) -> pb.CreateContainerResponse:
         """Create a container in its sandbox."""
-        (inspected, sandbox), image = await asyncio.gather(
-            self._holdings.sandbox(request.pod_sandbox_id),
-            self._client.image(request.config.image.image),
-        )
-        wired = self._sandboxes.wired(inspected["Id"], sandbox)
-        if convert.sandbox_state(inspected["State"]["Status"], wired=wired) != pb.SANDBOX_READY:
-            raise _not_ready(request.pod_sandbox_id)
-        record = convert.container_record(request.config, inspected["Id"], sandbox)
-        if image is not None:  # Else the engine says so.
-            imagecheck.check(image, request.config.working_dir)
-        resolv_conf = self._sandboxes.resolv_conf(inspected["Id"])
-        config = convert.container_config(
-            request.config,
-            record,
-            sandbox,
-            self._host,
-            resolv_conf=str(resolv_conf) if resolv_conf.exists() else "",
-        )
-        key = f"container/{inspected['Id']}/{record.name}/{record.attempt}"
-        made = await self._inflight.join(key, lambda: self._create(config, record, sandbox))
-        return pb.CreateContainerResponse(container_id=made)
-
-    async def _create(self, config: Mapping[str, Any], record: Record, sandbox: Record) -> str:
-        """Create, or return the one that was made by the same request before.
-
-        One that was made otherwise and never started makes room.
-        """
-        try:
-            return await self._holdings.create(config, record, sandbox)
-        except EngineRefusedError as error:
-            found = await self._holdings.attempt(record, sandbox) if error.status == 409 else None
-            if found is None:
-                raise
-            if found[0]["Config"]["Labels"].get(naming.DIGEST_LABEL) == digest(config):
-                return str(found[0]["Id"])
-            if found[0]["State"]["Status"] != "created":
-                raise
-            await self._holdings.remove(found[0]["Id"])
-            return await self._holdings.create(config, record, sandbox)
+        return pb.CreateContainerResponse(container_id=await self._creation.create(request))
 
     async def StartContainer(
         self, request: pb.StartContainerRequest, context: Any
@@ -269,17 +247,29 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         """Return one container."""
         inspected, record = await self._holdings.container(request.container_id)
         info = {"pid": str(inspected["State"]["Pid"])} if request.verbose else {}
-        return pb.ContainerStatusResponse(status=convert.container_status(inspected, record), info=info)
+        status = convert.container_status(inspected, record)
+        pid = int(inspected["State"]["Pid"] or 0)
+        user = security.process_user(hostlook.status_fields(Path(f"/proc/{pid}/status"))) if pid else None
+        if user is not None:
+            status.user.CopyFrom(user)
+        return pb.ContainerStatusResponse(status=status, info=info)
 
     async def UpdateContainerResources(
         self, request: pb.UpdateContainerResourcesRequest, context: Any
     ) -> pb.UpdateContainerResourcesResponse:
         """Change the resources of a container."""
         inspected, _ = await self._holdings.container(request.container_id)
-        values = convert.resources(request.linux, self._host)
+        values = resources.engine(request.linux, negative_oom_scores=self._host.negative_oom_scores)
         values.pop("OomScoreAdj")  # The engine cannot change it later.
         await self._client.update(inspected["Id"], values)
         return pb.UpdateContainerResourcesResponse()
+
+    async def UpdatePodSandboxResources(
+        self, request: pb.UpdatePodSandboxResourcesRequest, context: Any
+    ) -> pb.UpdatePodSandboxResourcesResponse:
+        """Take note: the pod's cgroup is the caller's, and a pause container needs no resources."""
+        await self._holdings.sandbox(request.pod_sandbox_id)
+        return pb.UpdatePodSandboxResourcesResponse()
 
     async def ReopenContainerLog(
         self, request: pb.ReopenContainerLogRequest, context: Any
@@ -336,7 +326,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         inspected, record = await self._holdings.sandbox(request.pod_sandbox_id)
         wired = self._sandboxes.wired(inspected["Id"], record)
         if convert.sandbox_state(inspected["State"]["Status"], wired=wired) != pb.SANDBOX_READY:
-            raise _not_ready(request.pod_sandbox_id)
+            raise not_ready(request.pod_sandbox_id)
         for port in request.port:
             if not 1 <= port <= 65535:
                 raise invalid("port", f"{port} is not from 1 to 65535")
@@ -393,10 +383,25 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         )
 
 
-def _not_ready(sandbox_id: str) -> CriError:
-    return CriError(
-        f"Pod sandbox {sandbox_id} is not ready", code=Code.FAILED_PRECONDITION, reason="SANDBOX_NOT_READY"
-    )
+def _handlers(host: Host) -> list[pb.RuntimeHandler]:
+    """List the engine's runtimes, the default one by the name of none."""
+    features = pb.RuntimeHandlerFeatures(recursive_read_only_mounts=host.recursive_read_only)
+    return [pb.RuntimeHandler(name=name, features=features) for name in ("", *host.runtimes)]
+
+
+def _restrictions(host: Host) -> list[pb.RuntimeCondition]:
+    """Warn of what privileged containers lack on this host. The runtime is ready none the less."""
+    if host.confinement.grantable is None:
+        return []
+    return [
+        pb.RuntimeCondition(
+            type="PrivilegesRestricted",
+            status=True,
+            reason="NoCapSysResource",
+            message="The host lacks CAP_SYS_RESOURCE: negative out-of-memory scores become 0, and privileged "
+            f"containers have {len(host.confinement.grantable)} capabilities and every device, no more",
+        )
+    ]
 
 
 def _sandbox_matches(item: pb.PodSandbox, wanted: pb.PodSandboxFilter) -> bool:

@@ -15,7 +15,7 @@ from tripod.cri.v1 import api_pb2 as pb
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import Code
 from services.common.logs import get_logger
-from services.kubelet.cri import convert, naming
+from services.kubelet.cri import convert, naming, portmap
 from services.kubelet.cri.census import Census, Selection
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.docker_client import DockerClient
@@ -26,6 +26,7 @@ from services.kubelet.cri.errors import (
     ListIncompleteError,
     SandboxNotFoundError,
 )
+from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, UID_LABEL, Record
 from services.kubelet.cri.ports import PodNetwork
 from services.kubelet.cri.register import Register, digest
@@ -206,6 +207,7 @@ class Sandboxes:
         client: DockerClient,
         holdings: Holdings,
         network: PodNetwork,
+        ports: HostPorts,
         host: Host,
         *,
         pause_binary: Path,
@@ -214,6 +216,7 @@ class Sandboxes:
         self._client = client
         self._holdings = holdings
         self._network = network
+        self._ports = ports
         self._host = host
         self._pause_binary = pause_binary
         self._state = state_directory
@@ -224,11 +227,11 @@ class Sandboxes:
         """Name the file that holds a sandbox's DNS settings."""
         return self._state / "sandboxes" / sandbox_id / "resolv.conf"
 
-    async def run(self, config: pb.PodSandboxConfig) -> str:
+    async def run(self, config: pb.PodSandboxConfig, runtime: str = "") -> str:
         """Make a ready sandbox; what a failure leaves behind is removed. Returns its id."""
         record = convert.sandbox_record(config)
         await self._ensure_pause_image()
-        made = convert.sandbox_config(config, record, self._host)
+        made = convert.sandbox_config(config, record, self._host, runtime=runtime)
         sandbox_id, works = await self._create(made, record)
         if works:
             return sandbox_id
@@ -241,6 +244,7 @@ class Sandboxes:
             await _START.recorded()
             if not record.host_network:
                 await self.attach(sandbox_id, config.hostname)
+                await self._publish(sandbox_id, record)
         except BaseException:
             await asyncio.shield(self._discard(sandbox_id))
             raise
@@ -284,12 +288,28 @@ class Sandboxes:
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
             await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same)
 
+    async def _publish(self, sandbox_id: str, record: Record) -> None:
+        addresses = self._network.addresses(sandbox_id)
+        if record.ports and addresses:
+            await self._ports.publish(sandbox_id, addresses[0], portmap.decode(record.ports))
+
+    async def restore_ports(self, owned: Collection[Owned]) -> None:
+        """Have the host ports of these sandboxes published, of those that run, and no others."""
+        running = [(str(item["Id"]), record) for item, record in owned if item["State"] == "running"]
+        wanted = {
+            sandbox_id: (addresses[0], portmap.decode(record.ports))
+            for sandbox_id, record in running
+            if record.ports and (addresses := self._network.addresses(sandbox_id))
+        }
+        await self._ports.restore(wanted)
+
     async def _pid(self, sandbox_id: str) -> int:
         inspected = await self._client.inspect(sandbox_id)
         return int(inspected["State"]["Pid"]) if inspected else 0
 
     async def _discard(self, sandbox_id: str) -> None:
         try:
+            await self._ports.withdraw(sandbox_id)
             await self._network.detach(sandbox_id)
             await self._holdings.remove(sandbox_id)
             self.forget(sandbox_id)
@@ -332,6 +352,7 @@ class Sandboxes:
                 async with _MEMBER_STOP:
                     await self._client.kill(item["Id"])
                 await _MEMBER_STOP.recorded()
+        await self._ports.withdraw(full_id)
         await self._network.detach(full_id)
         if found[0]["State"]["Status"] == "paused":
             await self._client.unpause(full_id)

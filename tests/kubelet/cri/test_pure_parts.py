@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tripod.cri.v1 import api_pb2 as pb
 
-from services.kubelet.cri import convert, naming
+from services.kubelet.cri import convert, naming, resources
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.dockerstream import Demultiplexer, FrameError, LineSplitter, PieceDemultiplexer
 from services.kubelet.cri.logformat import Cursor, Skipper, cursors, entry, epoch, split
@@ -136,7 +136,7 @@ def test_names_are_those_that_people_know() -> None:
 )
 def test_a_negative_score_needs_the_right(wanted: int, expected: int, *, allowed: bool) -> None:
     """Small machines refuse it; then it is 0."""
-    assert convert.oom_score(wanted, Host("n", "p", negative_oom_scores=allowed)) == expected
+    assert resources.oom_score(wanted, negative=allowed) == expected
 
 
 def test_a_container_joins_its_sandbox() -> None:

@@ -1,4 +1,4 @@
-"""Node ports on 127.0.0.1, forwarded in user space. Implements `LocalPorts`.
+"""Ports on 127.0.0.1, forwarded to pods in user space.
 
 A packet from loopback cannot be routed to a pod without `route_localnet`, which
 would open the host's loopback services to its neighbours. Each connection takes an
@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from services.common.logs import get_logger
-from services.proxy.core.model import Endpoint
 
 log = get_logger(__name__)
 Key = tuple[str, int]
@@ -24,11 +23,25 @@ _FLOW_LIMIT = 1000
 _CONNECTION_LIMIT = 1000
 
 
+class Target(Protocol):
+    """Where a connection is forwarded to."""
+
+    @property
+    def address(self) -> str:
+        """Its IP address."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        ...
+
+
 class LocalForwarder:
     """Listens on 127.0.0.1; `close` ends everything."""
 
     def __init__(self) -> None:
-        self._targets: dict[Key, Sequence[Endpoint]] = {}
+        self._targets: dict[Key, Sequence[Target]] = {}
         self._listeners: dict[Key, Any] = {}
         self._faults: dict[Key, str] = {}
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
@@ -37,7 +50,7 @@ class LocalForwarder:
         """Return why a port is not served."""
         return self._faults.get((protocol, port), "")
 
-    async def serve(self, wanted: Mapping[Key, Sequence[Endpoint]]) -> None:
+    async def serve(self, wanted: Mapping[Key, Sequence[Target]]) -> None:
         """Listen on exactly these ports; one that cannot be had is tried again the next time."""
         for key in [key for key in self._listeners if key not in wanted]:
             self._listeners.pop(key).close()
@@ -60,11 +73,9 @@ class LocalForwarder:
                 self._listeners[key] = transport
         except OSError as error:
             self._faults[key] = f"127.0.0.1:{port} cannot be had: {error.strerror}"
-            log.warning(
-                "Could not serve a node port on localhost", protocol=protocol, port=port, error=str(error)
-            )
+            log.warning("Could not serve a port on localhost", protocol=protocol, port=port, error=str(error))
 
-    def _choose(self, key: Key) -> Endpoint | None:
+    def _choose(self, key: Key) -> Target | None:
         targets = self._targets.get(key) or ()
         return random.choice(targets) if targets else None
 
@@ -97,7 +108,7 @@ class LocalForwarder:
             await asyncio.wait(running.keys(), timeout=1.0)
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Endpoint) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Target) -> None:
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             far_reader, far_writer = await asyncio.open_connection(target.address, target.port)
@@ -127,7 +138,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 class _UdpFlows(asyncio.DatagramProtocol):
     """One socket toward an endpoint for each client, forgotten after a quiet minute."""
 
-    def __init__(self, choose: Callable[[], Endpoint | None]) -> None:
+    def __init__(self, choose: Callable[[], Target | None]) -> None:
         self._choose = choose
         self._transport: Any = None
         self._flows: dict[Any, _UdpFlow] = {}
@@ -154,7 +165,7 @@ class _UdpFlows(asyncio.DatagramProtocol):
 class _UdpFlow(asyncio.DatagramProtocol):
     """One client's datagrams to one endpoint and back."""
 
-    def __init__(self, near: Any, client: Any, target: Endpoint, forget: Callable[[], object]) -> None:
+    def __init__(self, near: Any, client: Any, target: Target, forget: Callable[[], object]) -> None:
         self._near = near
         self._client = client
         self._forget = forget

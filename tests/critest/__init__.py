@@ -1,0 +1,1 @@
+"""The CRI validation suite against our CRI server, alone on an engine of its own."""

@@ -1,0 +1,177 @@
+"""Stand-ins for the images that the suite asks for, made from Debian packages, as tar archives.
+
+No image is fetched: busybox is the host's static one, the web server Debian's nginx. Each image is one layer.
+Left out on purpose: the image that the suite names by a digest, since that digest belongs to other bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+E2E = "registry.k8s.io/e2e-test-images"
+STAGING = "gcr.io/k8s-staging-cri-tools"
+HOSTS = ("registry.k8s.io", "gcr.io", "k8s.gcr.io")
+_FOLDERS = ("bin", "etc", "tmp", "root", "home", "proc", "sys", "dev", "var", "var/www", "var/run", "mnt")
+_PASSWD = (
+    "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n"
+    "www-data:x:33:33:www-data:/var/www:/bin/false\n"
+)
+_GROUP = "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\nusers:x:100:\n"
+# Debian's busybox lacks these two; the suite looks for a segment's id and for a process by its name.
+_IPCS = "#!/bin/sh\ncat /proc/sysvipc/shm\n"
+_PGREP = """#!/bin/sh
+[ "$1" = -f ] && shift
+for p in /proc/[0-9]*; do
+  n=${p#/proc/}
+  [ "$n" = $$ ] || { tr "\\0" " " < $p/cmdline | grep -q -- "$1" && echo $n; }
+done 2>/dev/null
+true
+"""
+_HTTPD = "#!/bin/sh\necho httpd -D FOREGROUND\nmkdir -p /www\necho It works > /www/index.html\n"
+_HTTPD += "exec /bin/httpd -f -p 80 -h /www\n"
+# Prints the effective uid.
+_NO_NEW_PRIVILEGES = """#include <stdio.h>
+#include <unistd.h>
+int main(void) { printf("Effective uid: %d\\n", geteuid()); return 0; }
+"""
+_PAUSE = '["sh","-c","trap exit TERM INT; while :; do sleep 2147483647 & wait; done"]'
+
+
+class Missing(Exception):  # noqa: N818  # why nothing runs
+    """A program of the host is missing; says how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image: its names, its files beside busybox's, and what a Dockerfile would say."""
+
+    names: tuple[str, ...]
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    changes: tuple[str, ...] = ('CMD ["sh"]',)
+    setuid: tuple[str, ...] = ()
+
+
+def busybox_images(folder: Path) -> list[Image]:
+    """List the images that are busybox with a few files; `folder` is for what must be compiled."""
+    single = {f"test-image-{n}": "latest" for n in ("1", "2", "3", "latest")}
+    single |= {"test-image-tag": "test"}
+    made = [Image((f"{E2E}/busybox:1.29-2",))]
+    made += [Image((f"{STAGING}/{name}:{tag}",), {name: name}) for name, tag in single.items()]
+    made += [Image((f"{STAGING}/test-image-tag:{tag}",), {tag: tag}) for tag in ("latest", "all")]
+    made.append(Image(tuple(f"{STAGING}/test-image-tags:{n}" for n in (1, 2, 3)), {"tags": "tags"}))
+    users = {
+        "uid": "1002",
+        "username": "www-data",
+        "uid-group": "1003:users",
+        "username-group": "www-data:100",
+    }
+    made += [
+        Image((f"{STAGING}/test-image-user-{name}:latest",), {"user": name}, ('CMD ["sh"]', f"USER {user}"))
+        for name, user in users.items()
+    ]
+    made.append(_predefined_group())
+    made.append(
+        Image((f"{E2E}/httpd:2.4.39-4",), {"usr/local/bin/serve": _HTTPD}, ('CMD ["/usr/local/bin/serve"]',))
+    )
+    made.append(
+        Image(
+            (f"{E2E}/nonewprivs:1.3",), {"nnp": _compiled(folder)}, ('ENTRYPOINT ["/nnp"]',), setuid=("nnp",)
+        )
+    )
+    made += [
+        Image(
+            tuple(f"{registry}/pause:{version}" for registry in ("registry.k8s.io", "k8s.gcr.io")),
+            {"pause": version},
+            (f"CMD {_PAUSE}",),
+        )
+        for version in ("3.9", "3.10", "3.10.1")
+    ]
+    return made
+
+
+def _predefined_group() -> Image:
+    passwd = f"{_PASSWD}default-user:x:1000:1000::/home:/bin/sh\n"
+    group = f"{_GROUP}default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"
+    return Image(
+        (f"{STAGING}/test-image-predefined-group:latest",),
+        {"etc/passwd": passwd, "etc/group": group},
+        ('CMD ["sh"]', "USER 1000"),
+    )
+
+
+def archive(image: Image) -> bytes:
+    """Pack busybox with an image's own files."""
+    program = shutil.which("busybox")
+    if program is None:
+        raise Missing("busybox is missing: install Debian's busybox-static")
+    listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    files: dict[str, str | bytes] = {
+        "bin/busybox": Path(program).read_bytes(),
+        "bin/ipcs": _IPCS,
+        "bin/pgrep": _PGREP,
+        "etc/passwd": _PASSWD,
+        "etc/group": _GROUP,
+        **image.files,
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for folder in _FOLDERS:
+            _add(tar, tarfile.TarInfo(folder), 0o1777 if folder == "tmp" else 0o755, tarfile.DIRTYPE)
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            mode = 0o4755 if name in image.setuid else 0o644 if name.startswith("etc/") else 0o755
+            _add(tar, tarfile.TarInfo(name), mode, tarfile.REGTYPE, data)
+        for applet in sorted(set(listed) - {"busybox", "ipcs", "pgrep"}):
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.linkname = "busybox"
+            _add(tar, link, 0o777, tarfile.SYMTYPE)
+    return buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, info: tarfile.TarInfo, mode: int, kind: bytes, data: bytes = b"") -> None:
+    info.mode, info.type, info.size = mode, kind, len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _compiled(folder: Path) -> bytes:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise Missing("a C compiler is missing: install Debian's gcc and libc6-dev")
+    source, program = folder / "nnp.c", folder / "nnp"
+    source.write_text(_NO_NEW_PRIVILEGES)
+    subprocess.run([compiler, "-static", "-O1", "-o", str(program), str(source)], check=True)
+    return program.read_bytes()
+
+
+def nginx_archive(cache: Path) -> bytes:
+    """Return a Debian with nginx as a tar archive, made once; takes a minute."""
+    if not cache.exists():
+        if shutil.which("mmdebstrap") is None:
+            raise Missing("mmdebstrap is missing: install Debian's package of that name")
+        print("Making the web server's image from Debian packages ...", flush=True)
+        fresh = cache.with_suffix(".new")
+        words = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=nginx-light", "bookworm"]
+        subprocess.run([*words, "--format=tar", str(fresh)], check=True)
+        fresh.replace(cache)
+    return cache.read_bytes()
+
+
+def hostnet_site() -> bytes:
+    """Return what the host-network web server has otherwise: its port, and no IPv6."""
+    site = "server { listen 12003 default_server; root /var/www/html; }\n"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        _add(
+            tar,
+            tarfile.TarInfo("etc/nginx/sites-enabled/default"),
+            0o644,
+            tarfile.REGTYPE,
+            site.encode(),
+        )
+    return buffer.getvalue()
