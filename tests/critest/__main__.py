@@ -66,6 +66,12 @@ def main(words: list[str]) -> int:
         print("critest is not built: run `make peers`")
         return 1
     if _INSIDE not in os.environ:
+        # The last that needs the host's network.
+        try:
+            Registry.fetch(build.PEERS / "registry")
+        except Missing as error:
+            print(error)
+            return 1
         enter(words)
     folder = Path(tempfile.mkdtemp(prefix="critest-", dir="/tmp"))  # sockets need a short path
     output = options.output or folder / "output"
@@ -83,7 +89,8 @@ def main(words: list[str]) -> int:
         print(error)
         return 1
     finally:
-        shutil.copy(engine.log, output / "dockerd.log") if engine.log.exists() else None
+        if engine.log.exists():
+            shutil.copy(engine.log, output / "dockerd.log")
         engine.close()
         registry.stop()
         if output.is_relative_to(folder):

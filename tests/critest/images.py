@@ -149,17 +149,18 @@ def _compiled(folder: Path) -> bytes:
     return program.read_bytes()
 
 
-def nginx_archive(cache: Path) -> bytes:
-    """Return a Debian with nginx as a tar archive, made once; takes a minute."""
-    if not cache.exists():
-        if shutil.which("mmdebstrap") is None:
-            raise Missing("mmdebstrap is missing: install Debian's package of that name")
-        print("Making the web server's image from Debian packages ...", flush=True)
-        fresh = cache.with_suffix(".new")
-        words = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=nginx-light", "bookworm"]
-        subprocess.run([*words, "--format=tar", str(fresh)], check=True)
-        fresh.replace(cache)
-    return cache.read_bytes()
+def make_nginx(cache: Path) -> None:
+    """Pack a Debian with nginx as a tar archive, if there is none yet; takes a minute. Raises `Missing`."""
+    if cache.exists():
+        return
+    if shutil.which("mmdebstrap") is None:
+        raise Missing("mmdebstrap is missing: install Debian's package of that name")
+    print("Making the web server's image from Debian packages ...", flush=True)
+    fresh = cache.with_suffix(".new")
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=nginx-light", "--format=tar"]
+    if subprocess.run([*words, "bookworm", str(fresh)], check=False).returncode != 0:
+        raise Missing("mmdebstrap failed: the web server's image needs a Debian mirror, the first time")
+    fresh.replace(cache)
 
 
 def hostnet_site() -> bytes:

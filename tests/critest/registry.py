@@ -27,6 +27,12 @@ class Registry:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
+    @staticmethod
+    def fetch(folder: Path) -> None:
+        """Get what must be downloaded, once. Raises `Missing`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        images.make_nginx(folder / "nginx.tar")
+
     def start(self) -> None:
         """Serve. Raises `Missing`."""
         program = shutil.which("docker-registry")
@@ -76,7 +82,7 @@ class Registry:
     def _fill_nginx(self, engine: PrivateEngine) -> None:
         changes = ('CMD ["nginx","-g","daemon off;"]',)
         name = f"{images.E2E}/nginx:1.14-2"
-        base = images.nginx_archive(self._folder / "nginx.tar")
+        base = (self._folder / "nginx.tar").read_bytes()
         _push(engine, base, (name,), changes, keep=True)
         architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
         other = f"{images.STAGING}/hostnet-nginx-{architecture}:latest"
