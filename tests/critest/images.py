@@ -26,10 +26,9 @@ _GROUP = "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\nusers:x:100:\n"
 # Debian's busybox lacks these two; the suite looks for a segment's id and for a process by its name.
 _IPCS = "#!/bin/sh\ncat /proc/sysvipc/shm\n"
 _PGREP = """#!/bin/sh
-[ "$1" = -f ] && shift
 for p in /proc/[0-9]*; do
   n=${p#/proc/}
-  [ "$n" = $$ ] || { tr "\\0" " " < $p/cmdline | grep -q -- "$1" && echo $n; }
+  [ "$n" = $$ ] || { grep -q -- "$1" < $p/comm && echo $n; }
 done 2>/dev/null
 true
 """
@@ -128,9 +127,10 @@ def archive(image: Image) -> bytes:
             mode = 0o4755 if name in image.setuid else 0o644 if name.startswith("etc/") else 0o755
             _add(tar, tarfile.TarInfo(name), mode, tarfile.REGTYPE, data)
         for applet in sorted(set(listed) - {"busybox", "ipcs", "pgrep"}):
+            # No symbolic links: what masks one applet must not mask all.
             link = tarfile.TarInfo(f"bin/{applet}")
-            link.linkname = "busybox"
-            _add(tar, link, 0o777, tarfile.SYMTYPE)
+            link.linkname = "bin/busybox"
+            _add(tar, link, 0o755, tarfile.LNKTYPE)
     return buffer.getvalue()
 
 
@@ -163,16 +163,19 @@ def make_nginx(cache: Path) -> None:
     fresh.replace(cache)
 
 
-def hostnet_site() -> bytes:
-    """Return what the host-network web server has otherwise: its port, and no IPv6."""
-    site = "server { listen 12003 default_server; root /var/www/html; }\n"
+def nginx_files(*, host_network: bool) -> bytes:
+    """Return, as a tar archive, what a web server has otherwise than Debian's: the site, and a quiet grep.
+
+    The one on the host's network has a port of its own. The suite greps in what is no text.
+    """
+    port = 12003 if host_network else 80
+    site = f"server {{ listen {port} default_server; root /var/www/html; index index.nginx-debian.html; }}\n"
+    files = {
+        "etc/nginx/sites-enabled/default": (site, 0o644),
+        "usr/local/bin/grep": ('#!/bin/sh\nexec /bin/grep -a "$@"\n', 0o755),
+    }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        _add(
-            tar,
-            tarfile.TarInfo("etc/nginx/sites-enabled/default"),
-            0o644,
-            tarfile.REGTYPE,
-            site.encode(),
-        )
+        for name, (text, mode) in files.items():
+            _add(tar, tarfile.TarInfo(name), mode, tarfile.REGTYPE, text.encode())
     return buffer.getvalue()

@@ -17,6 +17,7 @@ from tests.lab.dockerd import PrivateEngine
 
 # Of loopback, so nobody else is asked, and the port that an insecure registry is asked at.
 ADDRESS = "127.0.83.1"
+_PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -80,34 +81,29 @@ class Registry:
         stamp.write_text(wanted)
 
     def _fill_nginx(self, engine: PrivateEngine) -> None:
-        changes = ('CMD ["nginx","-g","daemon off;"]',)
-        name = f"{images.E2E}/nginx:1.14-2"
-        base = (self._folder / "nginx.tar").read_bytes()
-        _push(engine, base, (name,), changes, keep=True)
+        base = "lab/nginx:1"
+        engine.docker("import", "--change", _PATH, str(self._folder / "nginx.tar"), base, timeout=300)
         architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
-        other = f"{images.STAGING}/hostnet-nginx-{architecture}:latest"
-        made = engine.output("create", "--network", "none", name)
-        engine.docker("cp", "-", f"{made}:/", data=images.hostnet_site())
-        engine.docker("commit", made, other)
-        engine.docker("rm", made)
-        engine.docker("push", "-q", other, timeout=300)
-        engine.docker("rmi", "-f", other, name)
+        names = {
+            f"{images.E2E}/nginx:1.14-2": images.nginx_files(host_network=False),
+            f"{images.STAGING}/hostnet-nginx-{architecture}:latest": images.nginx_files(host_network=True),
+        }
+        for name, files in names.items():
+            made = engine.output("create", "--network", "none", base, "true")
+            engine.docker("cp", "-", f"{made}:/", data=files)
+            engine.docker("commit", "--change", 'CMD ["nginx","-g","daemon off;"]', made, name)
+            engine.docker("rm", made)
+            engine.docker("push", "-q", name, timeout=300)
+            engine.docker("rmi", "-f", name)
+        engine.docker("rmi", "-f", base)
 
 
-def _push(
-    engine: PrivateEngine,
-    archive: bytes,
-    names: tuple[str, ...],
-    changes: tuple[str, ...],
-    *,
-    keep: bool = False,
-) -> None:
+def _push(engine: PrivateEngine, archive: bytes, names: tuple[str, ...], changes: tuple[str, ...]) -> None:
     words = ["import"]
-    for change in ("ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *changes):
+    for change in (_PATH, *changes):
         words += ["--change", change]
     engine.docker(*words, "-", names[0], data=archive, timeout=300)
     for name in names:
         engine.docker("tag", names[0], name)
         engine.docker("push", "-q", name, timeout=300)
-    if not keep:
-        engine.docker("rmi", "-f", *dict.fromkeys(names))
+    engine.docker("rmi", "-f", *dict.fromkeys(names))

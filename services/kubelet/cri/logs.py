@@ -146,13 +146,15 @@ class LogKeeper:
         """Write a container's output to `path` until it has ended. Following twice changes nothing."""
         if not path or container_id in self._tasks or self._group is None:
             return
-        self._tasks[container_id] = self._group.create_task(self._follow(container_id, Path(path), tty=tty))
+        file = self._opened(container_id, Path(path))
+        self._tasks[container_id] = self._group.create_task(self._follow(container_id, file, tty=tty))
 
     def follows(self, container_id: str) -> bool:
         """Tell whether a container's output is written, or was to its end."""
         return container_id in self._tasks
 
-    async def _follow(self, container_id: str, path: Path, *, tty: bool) -> None:
+    def _opened(self, container_id: str, path: Path) -> LogFile | None:
+        """Open the file at once: who learns of a start may look for it."""
         try:
             with _OPEN:
                 file = LogFile(path, self._directory / f"{container_id}.json")
@@ -160,9 +162,14 @@ class LogKeeper:
             log.error(
                 "Could not open a log file", container_id=container_id, path=str(path), error=str(error)
             )
-            return
+            return None
         self._files[container_id] = file
         _OPEN.recorded_in_thread()
+        return file
+
+    async def _follow(self, container_id: str, file: LogFile | None, *, tty: bool) -> None:
+        if file is None:
+            return
         try:
             async with asyncio.TaskGroup() as group:
                 for stream in (1,) if tty else (1, 2):

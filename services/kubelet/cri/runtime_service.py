@@ -247,6 +247,9 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         """Return one container."""
         inspected, record = await self._holdings.container(request.container_id)
         info = {"pid": str(inspected["State"]["Pid"])} if request.verbose else {}
+        if inspected["State"]["Status"] == "exited":
+            # Who learns of the end may look into the log.
+            await self._logs.drain(inspected["Id"])
         status = convert.container_status(inspected, record)
         pid = int(inspected["State"]["Pid"] or 0)
         user = security.process_user(hostlook.status_fields(Path(f"/proc/{pid}/status"))) if pid else None
