@@ -251,7 +251,7 @@ async def test_no_call_is_unimplemented_but_those_that_say_so(server: Server, se
                 continue  # Its stream has no end.
             if method.server_streaming:
                 async with stream(getattr(stub, method.name), request, deadline_seconds=20) as answers:
-                    assert [answer async for answer in answers] != None
+                    [answer async for answer in answers]
             else:
                 await server.ask(getattr(stub, method.name), request)
         except RemoteError as error:
