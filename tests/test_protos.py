@@ -64,6 +64,6 @@ def test_the_cri_keeps_the_paths_of_the_originals() -> None:
     cri = next(file for file in FILES if file.package == "runtime.v1")
 
     assert {service.name: len(service.method) for service in cri.service} == {
-        "RuntimeService": 35,
+        "RuntimeService": 37,
         "ImageService": 6,
     }

@@ -32,16 +32,20 @@ def descriptors() -> list[object]:
 
 def lines() -> list[str]:
     """Return the lock's lines, sorted."""
+    return sorted(line for file in descriptors() for line in file_lines(file))
+
+
+def file_lines(file: object) -> list[str]:
+    """Return the lines of one FileDescriptorProto."""
     found: list[str] = []
-    for file in descriptors():
-        package = file.package  # type: ignore[attr-defined]  # descriptors have no types here
-        for message in file.message_type:  # type: ignore[attr-defined]
-            found += _message(f"{package}.{message.name}", message)
-        for enum in file.enum_type:  # type: ignore[attr-defined]
-            found += [f"{package}.{enum.name}.{value.name} = {value.number}" for value in enum.value]
-        for service in file.service:  # type: ignore[attr-defined]
-            found += [_method(f"{package}.{service.name}", method) for method in service.method]
-    return sorted(found)
+    package = file.package  # type: ignore[attr-defined]  # descriptors have no types here
+    for message in file.message_type:  # type: ignore[attr-defined]
+        found += _message(f"{package}.{message.name}", message)
+    for enum in file.enum_type:  # type: ignore[attr-defined]
+        found += [f"{package}.{enum.name}.{value.name} = {value.number}" for value in enum.value]
+    for service in file.service:  # type: ignore[attr-defined]
+        found += [_method(f"{package}.{service.name}", method) for method in service.method]
+    return found
 
 
 def _message(name: str, message: object) -> list[str]:

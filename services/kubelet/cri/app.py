@@ -17,17 +17,19 @@ from services.common.errors import TripodError
 from services.common.grpcserver import GrpcServer, Limits, Listener, Servicer, build_server
 from services.common.logs import get_logger
 from services.common.security import socket_group
-from services.kubelet.cri import hostlook, naming
+from services.kubelet.cri import engineapi, hostlook, naming
 from services.kubelet.cri.config import CriConfig
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.creation import Creation
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.errors import CriError
+from services.kubelet.cri.eventhub import EventHub
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.image_service import ImageService
 from services.kubelet.cri.inflight import InFlight
+from services.kubelet.cri.layersizes import LayerSizes
 from services.kubelet.cri.ledger import LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
 from services.kubelet.cri.naming import Record
@@ -36,13 +38,15 @@ from services.kubelet.cri.network.config import BridgeConfig
 from services.kubelet.cri.portforward import SandboxPorts
 from services.kubelet.cri.register import Register
 from services.kubelet.cri.runtime_service import RuntimeService
+from services.kubelet.cri.runtimestatus import StatusTaker
 from services.kubelet.cri.sandboxes import Holdings, Sandboxes
+from services.kubelet.cri.snapshots import Snapshots
+from services.kubelet.cri.statistics import Statistics
 from services.kubelet.cri.streaming.server import HttpStreamingServer
 
 log = get_logger(__name__)
 _UPKEEP_SECONDS = 10.0
 _ENGINE_RETRY_SECONDS = 1.0
-_API_VERSION = "1.41"
 
 
 def network_config(config: CriConfig) -> BridgeConfig:
@@ -76,7 +80,10 @@ class CriServer:
         # Made in `start`: they depend on what the engine is.
         self._host: Host
         self._sandboxes: Sandboxes
+        self._layers = LayerSizes(self._client, config.node_name, self._clock)
+        self._statistics = Statistics(self._client, self._holdings, self._layers, self._clock)
         self._logs: LogKeeper | None = None
+        self._events: EventHub | None = None
         self._server: GrpcServer | None = None
 
     async def start(self) -> None:
@@ -93,12 +100,13 @@ class CriServer:
         streaming = HttpStreamingServer(execution, SandboxPorts(self._holdings))
         await streaming.start()
         self._stack.push_async_callback(streaming.stop)
+        self._events = EventHub(streams, self._holdings, self._register, self._config.node_name, self._clock)
         self._logs = LogKeeper(self._client, streams, self._config.state_directory / "log-cursors")
         if not self._host.negative_oom_scores:
             log.warning("Restricted what containers may have", why="the host lacks CAP_SYS_RESOURCE")
         await self._sandboxes.prepare()
         await self._restore_ports()
-        self._server = self._build(streams, execution, streaming, self._sandboxes)
+        self._server = self._build(execution, streaming, self._sandboxes)
         await self._server.start()
         await self._server.set_serving(True)
 
@@ -115,31 +123,36 @@ class CriServer:
 
     def _build(
         self,
-        streams: EngineStreams,
         execution: DockerExec,
         streaming: HttpStreamingServer,
         sandboxes: Sandboxes,
     ) -> GrpcServer:
         assert self._logs is not None, "made right before"
-        runtime = RuntimeService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+        assert self._events is not None, "made right before"
+        runtime = RuntimeService(
             client=self._client,
-            streams=streams,
             holdings=self._holdings,
-            register=self._register,
             inflight=self._inflight,
             sandboxes=sandboxes,
             creation=Creation(self._client, self._holdings, sandboxes, self._inflight, self._host),
-            network=self._network,
             logs=self._logs,
             execution=execution,
             streaming=streaming,
             host=self._host,
-            ledger=LedgerTaker(
-                self._holdings, self._register, sandboxes, self._network, self._config.state_directory
+            status=StatusTaker(
+                self._client,
+                self._network,
+                LedgerTaker(
+                    self._holdings, self._register, sandboxes, self._network, self._config.state_directory
+                ),
+                self._host,
+                settings=_shown(self._config),
             ),
-            clock=self._clock,
+            statistics=self._statistics,
+            events=self._events,
+            snapshots=Snapshots(self._holdings, sandboxes, self._clock),
         )
-        images = ImageService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
+        images = ImageService(
             self._client, self._clock, pull_deadline_seconds=self._config.pull_deadline_seconds
         )
         group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
@@ -166,23 +179,28 @@ class CriServer:
         while True:
             try:
                 version = await self._client.version()
-                self._host = hostlook.look(
-                    config.node_name, config.pause_image, version, await self._client.info()
-                )
-                least, most = str(version.get("MinAPIVersion", "1.12")), str(version["ApiVersion"])
-                return max((least, min((_API_VERSION, most), key=_order)), key=_order)
+                info = await self._client.info()
+                break
             except TripodError as error:
                 log.warning(
                     "Waiting for the engine", docker_host=self._config.docker_host, error=error.message
                 )
                 await self._clock.sleep(_ENGINE_RETRY_SECONDS)
+        agreed = engineapi.negotiate(str(version.get("MinAPIVersion", "1.12")), str(version["ApiVersion"]))
+        self._client.agree(agreed)
+        self._host = hostlook.look(config.node_name, config.pause_image, agreed, info)
+        log.info("Agreed on the engine's API", api_version=agreed, engine=version.get("Version", ""))
+        return agreed
 
     async def run(self) -> None:
         """Keep logs written and the network whole, until cancelled."""
         assert self._logs is not None, "start comes first"
+        assert self._events is not None, "start comes first"
         async with asyncio.TaskGroup() as group:
             self._logs.bind(group)
             self._inflight.bind(group)
+            self._layers.bind(group)
+            group.create_task(self._events.run())
             group.create_task(self._upkeep())
 
     async def _upkeep(self) -> None:
@@ -213,6 +231,7 @@ class CriServer:
         known = self._register.ids()
         self._logs.keep(known)
         self._sandboxes.keep(known)
+        self._statistics.keep(known)
 
     async def _restore_ports(self) -> None:
         await self._sandboxes.restore_ports(await self._holdings.listing(naming.SANDBOX))
@@ -238,8 +257,10 @@ class CriServer:
         self._client.close()
 
 
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
+def _shown(config: CriConfig) -> dict[str, str]:
+    """Return the settings that a status may show; none of them is a secret."""
+    names = ("docker_host", "node_name", "pause_image", "bridge", "pod_cidr", "state_directory")
+    return {name: str(getattr(config, name)) for name in names}
 
 
 async def cleanup(config: CriConfig) -> int:

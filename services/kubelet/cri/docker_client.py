@@ -27,6 +27,7 @@ from docker.transport import UnixHTTPAdapter
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from services.common import telemetry
+from services.kubelet.cri import engineapi
 from services.kubelet.cri.errors import (
     CriError,
     EngineRefusedError,
@@ -49,6 +50,9 @@ class DockerClient:
 
     def __init__(self, host: str, *, deadline_seconds: int = 60) -> None:
         self.host = host
+        # What the server has agreed on with the engine.
+        self.api_version = engineapi.written(engineapi.FLOOR)
+        self._agreed = False
         self._deadline = float(deadline_seconds)
         self._look = min(_LOOK_SECONDS, self._deadline)
         self._alive = min(_ALIVE_SECONDS, self._deadline)
@@ -57,6 +61,11 @@ class DockerClient:
         self._stops = ThreadPoolExecutor(max_workers=_STOP_WORKERS, thread_name_prefix="docker-stop")
         self._answers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="docker-alive")
         self._local = threading.local()
+
+    def agree(self, api_version: str) -> None:
+        """Speak this version from now on, in every thread that has not spoken yet."""
+        self.api_version = api_version
+        self._agreed = True
 
     def close(self) -> None:
         """End the threads; calls that run are given up."""
@@ -68,7 +77,9 @@ class DockerClient:
     def _client(self, limit: float) -> Any:
         """Return this thread's client; no read of it waits longer than the call's deadline."""
         if not hasattr(self._local, "client"):
-            self._local.client = docker.APIClient(base_url=self.host, version="auto", timeout=limit)
+            self._local.client = docker.APIClient(
+                base_url=self.host, version=self.api_version if self._agreed else "auto", timeout=limit
+            )
             _keep_one_connection(self._local.client, self.host, self._deadline)
         self._local.client.timeout = limit
         return self._local.client
@@ -174,11 +185,14 @@ class DockerClient:
                 return None
             raise
 
-    async def containers(self, labels: list[str]) -> list[Json]:
-        """List containers, ended ones too, that carry every label (`name=value`)."""
+    async def containers(self, labels: list[str], *, size: bool = False) -> list[Json]:
+        """List containers, ended ones too, that carry every label (`name=value`).
+
+        With `size` the engine walks every writable layer.
+        """
         return await self._call(
             "containers.list",
-            lambda c: list(c.containers(all=True, filters={"label": labels})),
+            lambda c: list(c.containers(all=True, size=size, filters={"label": labels})),
             deadline=self._look,
         )
 
@@ -204,6 +218,20 @@ class DockerClient:
         except EngineRefusedError as error:
             if error.status == 404:
                 return ""
+            raise
+
+    async def stats(self, container_id: str) -> Json | None:
+        """Return what a container uses now, without the second look that a rate needs; None when absent."""
+
+        def act(client: Any) -> Json:
+            url = client._url("/containers/{0}/stats", container_id)
+            return dict(client._result(client._get(url, params={"stream": "0", "one-shot": "1"}), True))
+
+        try:
+            return await self._call("containers.stats", act, deadline=self._look)
+        except EngineRefusedError as error:
+            if error.status == 404:
+                return None
             raise
 
     async def update(self, container_id: str, values: Mapping[str, Any]) -> None:

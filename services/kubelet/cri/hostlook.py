@@ -7,20 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from services.kubelet.cri import security
+from services.kubelet.cri import engineapi, security
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.security import Confinement
 
-_RECURSIVE_API = (1, 44)
 _RECURSIVE_KERNEL = (5, 12)
 _RECENT_API = (1, 42)
 # As runc passes devices on to privileged containers.
 _NO_DEVICES = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 
 
-def look(owner: str, pause_image: str, version: Mapping[str, Any], info: Mapping[str, Any]) -> Host:
+def look(owner: str, pause_image: str, api_version: str, info: Mapping[str, Any]) -> Host:
     """Return what is allowed, by what the engine says of itself and by what `/proc` and `/dev` show."""
-    api = _numbers(str(version["ApiVersion"]))
+    api = engineapi.parsed(api_version)
     # The host's first process has what the engine may have.
     bounding_set = status_number(Path("/proc/1/status"), "CapBnd")
     grantable = security.grantable(bounding_set, recent_engine=api >= _RECENT_API)
@@ -29,7 +28,8 @@ def look(owner: str, pause_image: str, version: Mapping[str, Any], info: Mapping
         owner,
         pause_image,
         negative_oom_scores=grantable is None,
-        recursive_read_only=api >= _RECURSIVE_API and _kernel() >= _RECURSIVE_KERNEL,
+        recursive_read_only=engineapi.available(engineapi.RECURSIVE_READ_ONLY, api_version)
+        and _kernel() >= _RECURSIVE_KERNEL,
         confinement=Confinement(
             grantable, apparmor=any("name=apparmor" in option for option in systems), devices=tuple(devices())
         ),
@@ -62,10 +62,6 @@ def devices(root: Path = Path("/dev")) -> Iterator[str]:
             yield from devices(Path(entry.path))
         elif Path(entry.path).is_block_device() or Path(entry.path).is_char_device():
             yield entry.path
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
 
 
 def _kernel() -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from typing import Any
 
 from tripod.cri.v1 import api_pb2 as pb
@@ -13,6 +14,7 @@ from services.common.errors import Code
 from services.kubelet.cri import convert
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.errors import CriError, EngineRefusedError, invalid
+from services.kubelet.cri.stats_service import chunks
 
 
 class ImageService(pb_grpc.ImageServiceServicer):
@@ -30,6 +32,14 @@ class ImageService(pb_grpc.ImageServiceServicer):
             found = await self._client.image(wanted)
             return pb.ListImagesResponse(images=[convert.image_from_inspect(found)] if found else [])
         return pb.ListImagesResponse(images=[convert.image(item) for item in await self._client.images()])
+
+    async def StreamImages(
+        self, request: pb.StreamImagesRequest, context: Any
+    ) -> AsyncIterator[pb.StreamImagesResponse]:
+        """Stream what `ListImages` lists, each once."""
+        listed = await self.ListImages(pb.ListImagesRequest(filter=request.filter), context)
+        for part in chunks(listed.images):
+            yield pb.StreamImagesResponse(images=part)
 
     async def ImageStatus(self, request: pb.ImageStatusRequest, context: Any) -> pb.ImageStatusResponse:
         """Return an image; nothing when there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
 from services.common import failpoints
-from services.common.clock import Clock, unix_nanoseconds
 from services.common.errors import Code
-from services.kubelet.cri import convert, hostlook, naming, resources, security
+from services.kubelet.cri import convert, hostlook, naming, resources, security, verbose
+from services.kubelet.cri.checkpoint_service import CheckpointCalls
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.creation import Creation
 from services.kubelet.cri.docker_client import DockerClient
-from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.errors import (
     ContainerNotFoundError,
     CriError,
@@ -25,14 +23,16 @@ from services.kubelet.cri.errors import (
     invalid,
     not_ready,
 )
+from services.kubelet.cri.eventhub import EventHub
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.inflight import InFlight
-from services.kubelet.cri.ledger import LEDGER_INFO, LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
-from services.kubelet.cri.naming import Record
-from services.kubelet.cri.ports import PodNetwork, StreamingServer
-from services.kubelet.cri.register import Register
+from services.kubelet.cri.ports import StreamingServer
+from services.kubelet.cri.runtimestatus import StatusTaker
 from services.kubelet.cri.sandboxes import Holdings, Owned, Sandboxes
+from services.kubelet.cri.snapshots import Snapshots, brief
+from services.kubelet.cri.statistics import Statistics
+from services.kubelet.cri.stats_service import StatsCalls, chunks
 from services.kubelet.cri.streaming.session import ForwardRequest, StreamRequest
 
 RUNTIME_NAME = "docker"
@@ -40,49 +40,43 @@ API_VERSION = "v1"
 _START = failpoints.step("cri.container.start")
 _STOP = failpoints.step("cri.container.stop")
 _REMOVE = failpoints.step("cri.container.remove")
-_EVENTS = {
-    "create": pb.CONTAINER_CREATED_EVENT,
-    "start": pb.CONTAINER_STARTED_EVENT,
-    "die": pb.CONTAINER_STOPPED_EVENT,
-    "destroy": pb.CONTAINER_DELETED_EVENT,
-}
+# A caller that looks for itself asks for events without statuses: `tripod-events: brief`.
+BRIEF_EVENTS = ("tripod-events", "brief")
 
 
-class RuntimeService(pb_grpc.RuntimeServiceServicer):
-    """Serves `runtime.v1.RuntimeService`; what is not here answers `UNIMPLEMENTED`."""
+class RuntimeService(StatsCalls, CheckpointCalls, pb_grpc.RuntimeServiceServicer):
+    """Serves `runtime.v1.RuntimeService`; `docs/cri.md` lists each call and its limits."""
 
     def __init__(
         self,
         *,
         client: DockerClient,
-        streams: EngineStreams,
         holdings: Holdings,
-        register: Register,
         inflight: InFlight[str],
         sandboxes: Sandboxes,
         creation: Creation,
-        network: PodNetwork,
         logs: LogKeeper,
         execution: DockerExec,
         streaming: StreamingServer,
         host: Host,
-        ledger: LedgerTaker,
-        clock: Clock,
+        status: StatusTaker,
+        statistics: Statistics,
+        events: EventHub,
+        snapshots: Snapshots,
     ) -> None:
+        super().__init__(statistics)
         self._client = client
-        self._streams = streams
         self._holdings = holdings
-        self._register = register
         self._inflight = inflight
         self._sandboxes = sandboxes
         self._creation = creation
-        self._network = network
         self._logs = logs
         self._execution = execution
         self._streaming = streaming
         self._host = host
-        self._ledger = ledger
-        self._clock = clock
+        self._status = status
+        self._events = events
+        self._snapshots = snapshots
 
     async def Version(self, request: pb.VersionRequest, context: Any) -> pb.VersionResponse:
         """Return the engine's name and version."""
@@ -96,27 +90,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:
         """Say whether the engine answers and pods can be wired."""
-        try:
-            await self._client.version()
-            runtime = pb.RuntimeCondition(type="RuntimeReady", status=True)
-        except CriError as error:
-            runtime = pb.RuntimeCondition(
-                type="RuntimeReady", status=False, reason="EngineUnreachable", message=error.message
-            )
-        fault = self._network.ready()
-        network = pb.RuntimeCondition(
-            type="NetworkReady",
-            status=fault is None,
-            reason="" if fault is None else "NetworkNotReady",
-            message=fault or "",
-        )
-        info = {LEDGER_INFO: json.dumps(await self._ledger.take())} if request.verbose else {}
-        return pb.StatusResponse(
-            status=pb.RuntimeStatus(conditions=[runtime, network, *_restrictions(self._host)]),
-            info=info,
-            runtime_handlers=_handlers(self._host),
-            features=pb.RuntimeFeatures(supplemental_groups_policy=True),
-        )
+        return await self._status.take(verbose=request.verbose)
 
     async def RuntimeConfig(self, request: pb.RuntimeConfigRequest, context: Any) -> pb.RuntimeConfigResponse:
         """Tell the engine's cgroup driver."""
@@ -127,7 +101,8 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
     async def UpdateRuntimeConfig(
         self, request: pb.UpdateRuntimeConfigRequest, context: Any
     ) -> pb.UpdateRuntimeConfigResponse:
-        """Accept: the pod network's CIDR is a setting of this server."""
+        """Take note of the pod CIDR, which is a setting of this server."""
+        self._status.tell_pod_cidr(request.runtime_config.network_config.pod_cidr)
         return pb.UpdateRuntimeConfigResponse()
 
     async def RunPodSandbox(self, request: pb.RunPodSandboxRequest, context: Any) -> pb.RunPodSandboxResponse:
@@ -159,12 +134,14 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
     async def PodSandboxStatus(
         self, request: pb.PodSandboxStatusRequest, context: Any
     ) -> pb.PodSandboxStatusResponse:
-        """Return one sandbox."""
-        inspected, record = await self._holdings.sandbox(request.pod_sandbox_id)
-        addresses = self._sandboxes.addresses(inspected["Id"], record)
-        status = convert.sandbox_status(inspected, record, addresses)
-        info = {"pid": str(inspected["State"]["Pid"])} if request.verbose else {}
-        return pb.PodSandboxStatusResponse(status=status, info=info)
+        """Return one sandbox with its containers, none of it older than the timestamp."""
+        taken = await self._snapshots.take(request.pod_sandbox_id)
+        return pb.PodSandboxStatusResponse(
+            status=taken.status,
+            info=verbose.info(taken.owned[0]) if request.verbose else {},
+            containers_statuses=taken.containers,
+            timestamp=taken.timestamp,
+        )
 
     async def ListPodSandbox(
         self, request: pb.ListPodSandboxRequest, context: Any
@@ -178,6 +155,14 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         return pb.ListPodSandboxResponse(
             items=[item for item in items if _sandbox_matches(item, request.filter)]
         )
+
+    async def StreamPodSandboxes(
+        self, request: pb.StreamPodSandboxesRequest, context: Any
+    ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
+        """Stream what `ListPodSandbox` lists, each once."""
+        listed = await self.ListPodSandbox(pb.ListPodSandboxRequest(filter=request.filter), context)
+        for part in chunks(listed.items):
+            yield pb.StreamPodSandboxesResponse(pod_sandboxes=part)
 
     async def CreateContainer(
         self, request: pb.CreateContainerRequest, context: Any
@@ -241,12 +226,19 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         matching = [item for item in items if _container_matches(item, request.filter)]
         return pb.ListContainersResponse(containers=matching)
 
+    async def StreamContainers(
+        self, request: pb.StreamContainersRequest, context: Any
+    ) -> AsyncIterator[pb.StreamContainersResponse]:
+        """Stream what `ListContainers` lists, each once."""
+        listed = await self.ListContainers(pb.ListContainersRequest(filter=request.filter), context)
+        for part in chunks(listed.containers):
+            yield pb.StreamContainersResponse(containers=part)
+
     async def ContainerStatus(
         self, request: pb.ContainerStatusRequest, context: Any
     ) -> pb.ContainerStatusResponse:
         """Return one container."""
         inspected, record = await self._holdings.container(request.container_id)
-        info = {"pid": str(inspected["State"]["Pid"])} if request.verbose else {}
         if inspected["State"]["Status"] == "exited":
             # Who learns of the end may look into the log.
             await self._logs.drain(inspected["Id"])
@@ -255,6 +247,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         user = security.process_user(hostlook.status_fields(Path(f"/proc/{pid}/status"))) if pid else None
         if user is not None:
             status.user.CopyFrom(user)
+        info = verbose.info(inspected) if request.verbose else {}
         return pb.ContainerStatusResponse(status=status, info=info)
 
     async def UpdateContainerResources(
@@ -270,7 +263,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
     async def UpdatePodSandboxResources(
         self, request: pb.UpdatePodSandboxResourcesRequest, context: Any
     ) -> pb.UpdatePodSandboxResourcesResponse:
-        """Take note: the pod's cgroup is the caller's, and a pause container needs no resources."""
+        """Take note: the pod's cgroup is the caller's, and a pause container has no limits to change."""
         await self._holdings.sandbox(request.pod_sandbox_id)
         return pb.UpdatePodSandboxResourcesResponse()
 
@@ -354,57 +347,24 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
     async def GetContainerEvents(
         self, request: pb.GetEventsRequest, context: Any
     ) -> AsyncIterator[pb.ContainerEventResponse]:
-        """Stream what happens to containers and sandboxes of ours."""
-        filters = {
-            "type": ["container"],
-            "event": list(_EVENTS),
-            "label": [f"{naming.OWNER_LABEL}={self._host.owner}"],
-        }
-        async for event in self._streams.events(filters):
-            made = self._event(event)
-            if made is not None:
-                yield made
-
-    def _event(self, event: Mapping[str, Any]) -> pb.ContainerEventResponse | None:
-        attributes = event["Actor"]["Attributes"]
-        record = self._register.recognise(event["id"], attributes, attributes.get("name", ""))
-        kind = _EVENTS.get(str(event.get("Action")))
-        if record is None or kind is None:
-            return None
-        pod = Record(
-            kind=naming.SANDBOX,
-            name=attributes.get("io.kubernetes.pod.name", ""),
-            namespace=attributes.get("io.kubernetes.pod.namespace", ""),
-            uid=attributes.get("io.kubernetes.pod.uid", ""),
-        )
-        sandbox_id = event["id"] if record.kind == naming.SANDBOX else record.sandbox_id
-        return pb.ContainerEventResponse(
-            container_id=event["id"],
-            container_event_type=kind,
-            created_at=int(event.get("timeNano") or unix_nanoseconds(self._clock.now())),
-            pod_sandbox_status=pb.PodSandboxStatus(id=sandbox_id, metadata=convert.sandbox_metadata(pod)),
-        )
-
-
-def _handlers(host: Host) -> list[pb.RuntimeHandler]:
-    """List the engine's runtimes, the default one by the name of none."""
-    features = pb.RuntimeHandlerFeatures(recursive_read_only_mounts=host.recursive_read_only)
-    return [pb.RuntimeHandler(name=name, features=features) for name in ("", *host.runtimes)]
-
-
-def _restrictions(host: Host) -> list[pb.RuntimeCondition]:
-    """Warn of what privileged containers lack on this host. The runtime is ready none the less."""
-    if host.confinement.grantable is None:
-        return []
-    return [
-        pb.RuntimeCondition(
-            type="PrivilegesRestricted",
-            status=True,
-            reason="NoCapSysResource",
-            message="The host lacks CAP_SYS_RESOURCE: negative out-of-memory scores become 0, and privileged "
-            f"containers have {len(host.confinement.grantable)} capabilities and every device, no more",
-        )
-    ]
+        """Stream what happens to containers and sandboxes of ours, with the pod as it is then or later."""
+        short = BRIEF_EVENTS in {(key, value) for key, value in context.invocation_metadata() or ()}
+        async for happenings in self._events.read():
+            pods: dict[str, tuple[pb.PodSandboxStatus, tuple[pb.ContainerStatus, ...]]] = {}
+            for happening in happenings:
+                subject = happening.subject
+                if short:
+                    pods[subject.sandbox_id] = (brief(subject), ())
+                elif subject.sandbox_id not in pods:
+                    pods[subject.sandbox_id] = await self._snapshots.of_event(subject)
+                status, containers = pods[subject.sandbox_id]
+                yield pb.ContainerEventResponse(
+                    container_id=subject.container_id,
+                    container_event_type=pb.ContainerEventType.ValueType(happening.stage),
+                    created_at=happening.time,
+                    pod_sandbox_status=status,
+                    containers_statuses=containers,
+                )
 
 
 def _sandbox_matches(item: pb.PodSandbox, wanted: pb.PodSandboxFilter) -> bool:

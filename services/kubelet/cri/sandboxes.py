@@ -15,7 +15,7 @@ from tripod.cri.v1 import api_pb2 as pb
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import Code
 from services.common.logs import get_logger
-from services.kubelet.cri import convert, naming, portmap
+from services.kubelet.cri import convert, engineapi, naming, portmap
 from services.kubelet.cri.census import Census, Selection
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.docker_client import DockerClient
@@ -140,8 +140,10 @@ class Holdings:
     async def create(self, config: Mapping[str, Any], record: Record, pod: Record) -> str:
         """Create a container of ours. Raises `EngineRefusedError` 409 when we have this attempt already.
 
-        A foreign container under our name is left alone: ours gets a name beside it.
+        A foreign container under our name is left alone: ours gets a name beside it. What the
+        engine is too old for is refused, not sent.
         """
+        engineapi.check(config, self._client.api_version)
         name = naming.name(record, pod)
         for candidate in (name, *(f"{name}_{number}" for number in range(2, 10))):
             labels = self._register.labels(record, pod, candidate, digest(config))

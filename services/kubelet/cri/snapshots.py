@@ -1,0 +1,63 @@
+"""A sandbox's status with the statuses of its containers, as they are at one moment."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from tripod.cri.v1 import api_pb2 as pb
+
+from services.common.clock import Clock, unix_nanoseconds
+from services.kubelet.cri import convert, naming
+from services.kubelet.cri.errors import SandboxNotFoundError
+from services.kubelet.cri.events import Subject
+from services.kubelet.cri.sandboxes import Holdings, Owned, Sandboxes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A sandbox, its containers, and when (nanoseconds since the epoch) they were not older."""
+
+    owned: Owned
+    status: pb.PodSandboxStatus
+    containers: tuple[pb.ContainerStatus, ...]
+    timestamp: int
+
+
+class Snapshots:
+    """Takes them."""
+
+    def __init__(self, holdings: Holdings, sandboxes: Sandboxes, clock: Clock) -> None:
+        self._holdings = holdings
+        self._sandboxes = sandboxes
+        self._clock = clock
+
+    async def take(self, sandbox_id: str) -> Snapshot:
+        """Look at a sandbox and each of its containers. Raises `SandboxNotFoundError`."""
+        timestamp = unix_nanoseconds(self._clock.now())
+        inspected, record = await self._holdings.sandbox(sandbox_id)
+        members = await self._holdings.listing(naming.CONTAINER, sandbox_id=inspected["Id"])
+        found = await asyncio.gather(
+            *(self._holdings.find(naming.CONTAINER, item["Id"]) for item, _ in members)
+        )
+        statuses = tuple(convert.container_status(*owned) for owned in found if owned is not None)
+        addresses = self._sandboxes.addresses(inspected["Id"], record)
+        status = convert.sandbox_status(inspected, record, addresses)
+        return Snapshot((inspected, record), status, statuses, timestamp)
+
+    async def of_event(self, subject: Subject) -> tuple[pb.PodSandboxStatus, tuple[pb.ContainerStatus, ...]]:
+        """Look at the pod of an event; of one that has gone its names are left."""
+        try:
+            taken = await self.take(subject.sandbox_id)
+        except SandboxNotFoundError:
+            return brief(subject), ()
+        return taken.status, taken.containers
+
+
+def brief(subject: Subject) -> pb.PodSandboxStatus:
+    """Name the pod of an event."""
+    return pb.PodSandboxStatus(
+        id=subject.sandbox_id,
+        metadata=convert.sandbox_metadata(subject.pod),
+        state=pb.SANDBOX_NOTREADY,
+    )
