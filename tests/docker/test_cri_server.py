@@ -345,7 +345,7 @@ async def test_what_is_not_there_is_not_found(server: Server) -> None:
     image = await server.ask(server.images.ImageStatus, pb.ImageStatusRequest(image=name))
 
     assert absent.value.reason == "CONTAINER_NOT_FOUND"
-    assert unpulled.value.reason == "IMAGE_PULL_FAILED"
+    assert unpulled.value.reason == "REGISTRY_UNREACHABLE"
     assert not image.HasField("image")
 
 

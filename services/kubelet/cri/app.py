@@ -25,6 +25,8 @@ from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.errors import CriError
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.image_service import ImageService
+from services.kubelet.cri.imageusage import ImageUsage
+from services.kubelet.cri.imagevolumes import ImageVolumes
 from services.kubelet.cri.inflight import InFlight
 from services.kubelet.cri.ledger import LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
@@ -32,6 +34,7 @@ from services.kubelet.cri.naming import Record
 from services.kubelet.cri.network.bridge import BridgeNetwork
 from services.kubelet.cri.network.config import BridgeConfig
 from services.kubelet.cri.portforward import SandboxPorts
+from services.kubelet.cri.pulls import Puller
 from services.kubelet.cri.register import Register
 from services.kubelet.cri.runtime_service import RuntimeService
 from services.kubelet.cri.sandboxes import Holdings, Sandboxes
@@ -73,6 +76,9 @@ class CriServer:
         self._inflight: InFlight[str] = InFlight()
         self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
         self._sandboxes = self._made_sandboxes()
+        self._image_usage = ImageUsage(self._client, self._clock)
+        self._image_volumes = ImageVolumes(self._client, config.node_name)
+        self._puller: Puller | None = None
         self._logs: LogKeeper | None = None
         self._server: GrpcServer | None = None
 
@@ -84,6 +90,11 @@ class CriServer:
         await self._network.start()
         self._stack.push_async_callback(self._network.stop)
         self._register.open()
+        self._puller = Puller(
+            streams,
+            stall_seconds=self._config.pull_progress_deadline_seconds,
+            limit_seconds=self._config.pull_deadline_seconds,
+        )
         execution = DockerExec(self._client, streams)
         streaming = HttpStreamingServer(execution, SandboxPorts(self._holdings))
         await streaming.start()
@@ -114,6 +125,7 @@ class CriServer:
         sandboxes: Sandboxes,
     ) -> GrpcServer:
         assert self._logs is not None, "made right before"
+        assert self._puller is not None, "made right before"
         runtime = RuntimeService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
             client=self._client,
             streams=streams,
@@ -127,12 +139,23 @@ class CriServer:
             streaming=streaming,
             host=self._host,
             ledger=LedgerTaker(
-                self._holdings, self._register, sandboxes, self._network, self._config.state_directory
+                self._holdings,
+                self._register,
+                sandboxes,
+                self._network,
+                self._config.state_directory,
+                self._image_volumes,
             ),
+            image_volumes=self._image_volumes,
             clock=self._clock,
         )
-        images = ImageService(  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
-            self._client, self._clock, pull_deadline_seconds=self._config.pull_deadline_seconds
+        images = ImageService(
+            client=self._client,
+            holdings=self._holdings,
+            puller=self._puller,
+            usage=self._image_usage,
+            clock=self._clock,
+            pause_image=self._config.pause_image,
         )
         group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
         services = pb.DESCRIPTOR.services_by_name
@@ -167,8 +190,11 @@ class CriServer:
     async def run(self) -> None:
         """Keep logs written and the network whole, until cancelled."""
         assert self._logs is not None, "start comes first"
+        assert self._puller is not None, "start comes first"
         async with asyncio.TaskGroup() as group:
             self._logs.bind(group)
+            self._puller.bind(group)
+            self._image_usage.bind(group)
             self._inflight.bind(group)
             group.create_task(self._upkeep())
 
@@ -199,6 +225,7 @@ class CriServer:
         known = self._register.ids()
         self._logs.keep(known)
         self._sandboxes.keep(known)
+        await self._image_volumes.drop_leftovers()
 
     async def _mend_links(self) -> None:
         """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""
@@ -212,6 +239,10 @@ class CriServer:
                 await self._sandboxes.attach(sandbox_id, "")
             except CriError as error:
                 log.warning("Could not wire a sandbox anew", pod_sandbox_id=sandbox_id, error=error.message)
+
+    def gauges(self) -> dict[str, float]:
+        """Return the figures of the metrics page."""
+        return self._puller.counts.gauges() if self._puller is not None else {}
 
     async def stop(self) -> None:
         """Stop serving. Everything that runs, runs on."""

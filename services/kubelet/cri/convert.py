@@ -23,7 +23,6 @@ _HOLDING = {*_RUNNING, "paused"}
 LOG_CONFIG = {"Type": "local", "Config": {"max-size": "64m", "max-file": "3", "compress": "false"}}
 # Probes are the pod's own; an image's check would run in the container, unasked and unlimited.
 NO_HEALTHCHECK = {"Test": ["NONE"]}
-_UID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +102,18 @@ def container_record(config: pb.ContainerConfig, sandbox_id: str, sandbox: Recor
 
 
 def container_config(
-    config: pb.ContainerConfig, record: Record, sandbox: Record, host: Host, *, resolv_conf: str = ""
+    config: pb.ContainerConfig,
+    record: Record,
+    sandbox: Record,
+    host: Host,
+    *,
+    resolv_conf: str = "",
+    image_mounts: Mapping[str, Json] | None = None,
 ) -> dict[str, Any]:
-    """Build the engine's configuration of a container in its sandbox; its labels are the register's part."""
+    """Build the engine's configuration of a container in its sandbox; its labels are the register's part.
+
+    `image_mounts` are the engine's mounts of images, by their path in the container.
+    """
     made: dict[str, Any] = {
         "Image": config.image.image,
         "Env": [_env(item) for item in config.envs],
@@ -114,7 +122,7 @@ def container_config(
         "OpenStdin": config.stdin,
         "StdinOnce": config.stdin_once,
         "Healthcheck": NO_HEALTHCHECK,
-        "HostConfig": _container_host(config, record, sandbox, host, resolv_conf),
+        "HostConfig": _container_host(config, record, sandbox, host, resolv_conf, image_mounts or {}),
     }
     if config.command:
         made["Entrypoint"] = list(config.command)
@@ -134,12 +142,17 @@ def _env(item: pb.KeyValue) -> str:
 
 
 def _container_host(
-    config: pb.ContainerConfig, record: Record, sandbox: Record, host: Host, resolv_conf: str
+    config: pb.ContainerConfig,
+    record: Record,
+    sandbox: Record,
+    host: Host,
+    resolv_conf: str,
+    image_mounts: Mapping[str, Json],
 ) -> dict[str, Any]:
     context = config.linux.security_context
     joined = f"container:{record.sandbox_id}"
     pid = context.namespace_options.pid
-    mounts = [_mount(mount) for mount in config.mounts]
+    mounts: list[Json] = [image_mounts.get(mount.container_path) or _mount(mount) for mount in config.mounts]
     if resolv_conf and all(mount["Target"] != "/etc/resolv.conf" for mount in mounts):
         mounts.append({"Type": "bind", "Source": resolv_conf, "Target": "/etc/resolv.conf"})
     made: dict[str, Any] = {
@@ -307,14 +320,24 @@ def container_status(inspected: Json, record: Record) -> pb.ContainerStatus:
         message=message,
         labels=record.labels,
         annotations=record.annotations,
-        mounts=[
-            pb.Mount(
-                container_path=m["Destination"], host_path=m.get("Source", ""), readonly=not m.get("RW", True)
-            )
-            for m in inspected.get("Mounts", [])
-        ],
+        mounts=[_mounted(mount, record) for mount in inspected.get("Mounts", [])],
         log_path=record.log_path,
     )
+
+
+def _mounted(mount: Json, record: Record) -> pb.Mount:
+    """Tell of a mount; one of an image has no path on the host."""
+    made = pb.Mount(container_path=mount["Destination"], readonly=not mount.get("RW", True))
+    told = record.image_mounts.get(mount["Destination"])
+    if told is None:
+        made.host_path = mount.get("Source", "")
+        return made
+    made.readonly = True
+    made.image.image = told["image_ref"]
+    made.image.user_specified_image = told["image"]
+    made.image.image_ref = told["image_ref"]
+    made.image_sub_path = told["sub_path"]
+    return made
 
 
 def _end(state: Json) -> tuple[str, str]:
@@ -325,27 +348,3 @@ def _end(state: Json) -> tuple[str, str]:
     if state.get("OOMKilled"):
         return "OOMKilled", state.get("Error", "")
     return ("Completed" if state["ExitCode"] == 0 else "Error"), state.get("Error", "")
-
-
-def image(listed: Json) -> pb.Image:
-    """Build an image from an entry of the engine's list."""
-    digests = [d for d in listed.get("RepoDigests") or () if not d.startswith("<none>")]
-    tags = [t for t in listed.get("RepoTags") or () if t != "<none>:<none>"]
-    return pb.Image(id=listed["Id"], repo_tags=tags, repo_digests=digests, size=int(listed.get("Size", 0)))
-
-
-def image_from_inspect(inspected: Json) -> pb.Image:
-    """Build an image from all that the engine knows of it."""
-    made = image(inspected)
-    user = str((inspected.get("Config") or {}).get("User") or "").partition(":")[0]
-    if user.isascii() and user.isdigit() and len(user) <= _UID_DIGITS:
-        made.uid.value = int(user)
-    elif user:
-        made.username = user
-    return made
-
-
-def with_tag(name: str) -> str:
-    """Add `:latest` to a name without tag or digest, as the engine would."""
-    last = name.rsplit("/", 1)[-1]
-    return name if ":" in last or "@" in name or name.startswith("sha256:") else f"{name}:latest"

@@ -39,6 +39,8 @@ class Record:
     log_path: str = ""
     log_directory: str = ""
     host_network: bool = False
+    # Volumes that are images, by their path in the container; `imagevolumes` has the values.
+    image_mounts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def name(record: Record, pod: Record) -> str:

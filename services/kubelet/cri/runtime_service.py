@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.enginestream import EngineStreams
 from services.kubelet.cri.errors import ContainerNotFoundError, CriError, EngineRefusedError, invalid
 from services.kubelet.cri.execution import DockerExec
+from services.kubelet.cri.imagevolumes import ImageVolumes
 from services.kubelet.cri.inflight import InFlight
 from services.kubelet.cri.ledger import LEDGER_INFO, LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
@@ -59,6 +61,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         streaming: StreamingServer,
         host: Host,
         ledger: LedgerTaker,
+        image_volumes: ImageVolumes,
         clock: Clock,
     ) -> None:
         self._client = client
@@ -73,6 +76,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         self._streaming = streaming
         self._host = host
         self._ledger = ledger
+        self._image_volumes = image_volumes
         self._clock = clock
 
     async def Version(self, request: pb.VersionRequest, context: Any) -> pb.VersionResponse:
@@ -177,6 +181,8 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
         record = convert.container_record(request.config, inspected["Id"], sandbox)
         if image is not None:  # Else the engine says so.
             imagecheck.check(image, request.config.working_dir)
+        volumes = await self._image_volumes.prepare(request.config.mounts)
+        record = dataclasses.replace(record, image_mounts={path: v.told for path, v in volumes.items()})
         resolv_conf = self._sandboxes.resolv_conf(inspected["Id"])
         config = convert.container_config(
             request.config,
@@ -184,6 +190,7 @@ class RuntimeService(pb_grpc.RuntimeServiceServicer):
             sandbox,
             self._host,
             resolv_conf=str(resolv_conf) if resolv_conf.exists() else "",
+            image_mounts={path: volume.mount for path, volume in volumes.items()},
         )
         key = f"container/{inspected['Id']}/{record.name}/{record.attempt}"
         made = await self._inflight.join(key, lambda: self._create(config, record, sandbox))
