@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 START_SECONDS = 60.0
@@ -33,13 +33,20 @@ class EngineUnavailable(Exception):  # noqa: N818  # why a test is skipped
 class PrivateEngine:
     """One engine in `folder`, whose path must be short: sockets lie in it."""
 
-    def __init__(self, folder: Path, *, live_restore: bool = True, data_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        live_restore: bool = True,
+        data_root: Path | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         self.folder = folder
         self.socket = folder / "d.sock"
         self.host = f"unix://{self.socket}"
         self.log = folder / "dockerd.log"
         self._data = data_root or folder / "data"
-        self._live_restore = live_restore
+        self._settings = {"live-restore": live_restore, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,7 +61,7 @@ class PrivateEngine:
             raise EngineUnavailable("needs root and dockerd: run `make up` as root on Debian")
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "daemon.json"
-        settings.write_text(json.dumps({"live-restore": self._live_restore}))
+        settings.write_text(json.dumps(self._settings))
         words = [program, "--config-file", str(settings), "--host", self.host]
         words += ["--data-root", str(self._data), "--exec-root", str(self.folder / "exec")]
         words += ["--pidfile", str(self.folder / "d.pid"), "--bridge", "none", "--iptables=false"]
@@ -206,10 +213,15 @@ def import_image(
 
 
 @contextlib.contextmanager
-def private_engine(*, live_restore: bool = True, data_root: Path | None = None) -> Iterator[PrivateEngine]:
+def private_engine(
+    *,
+    live_restore: bool = True,
+    data_root: Path | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Iterator[PrivateEngine]:
     """Run an engine with the test image for a block."""
     folder = Path(f"/tmp/tde-{os.getpid()}-{time.monotonic_ns() % 10**9}")
-    made = PrivateEngine(folder, live_restore=live_restore, data_root=data_root)
+    made = PrivateEngine(folder, live_restore=live_restore, data_root=data_root, settings=settings)
     try:
         made.start()
         made.add_image()

@@ -77,7 +77,7 @@ class CriServer:
         self._host = Host(config.node_name, config.pause_image, negative_oom_scores=_may_raise_resources())
         self._sandboxes = self._made_sandboxes()
         self._image_usage = ImageUsage(self._client, self._clock)
-        self._image_volumes = ImageVolumes(self._client, config.node_name)
+        self._image_volumes = ImageVolumes(self._client, config.node_name, config.state_directory)
         self._puller: Puller | None = None
         self._logs: LogKeeper | None = None
         self._server: GrpcServer | None = None

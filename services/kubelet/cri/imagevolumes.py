@@ -5,7 +5,8 @@ engine as an overlay: an anonymous volume of its `local` driver, so that the eng
 itself mounts them when the container starts, unmounts them when it ends, and removes
 the volume with the container. Nothing is mounted by us, so that a kill of this server
 leaves no mount, and it needs neither a capability nor a shared mount for it. It needs
-the overlay2 driver; a sub path also sight of the engine's data root.
+the overlay2 driver; a sub path also sight of the engine's data root. The engine binds
+nothing from within its data root, so that a single file cannot be had.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class ImageVolume:
 class ImageVolumes:
     """Prepares mounts of images."""
 
-    def __init__(self, client: DockerClient, owner: str) -> None:
+    def __init__(self, client: DockerClient, owner: str, state_directory: Path) -> None:
         self._client = client
         self._owner = owner
+        self._empty = state_directory / "empty"
 
     async def prepare(self, mounts: Iterable[pb.Mount]) -> dict[str, ImageVolume]:
         """Return the volumes by their path in the container; other mounts are left out. Raises `CriError`."""
@@ -67,7 +69,9 @@ class ImageVolumes:
         parts = await asyncio.to_thread(_parts, layers, mount.image_sub_path, told["image"])
         if len(",".join(map(str, parts))) > _OPTIONS_LIMIT // 2:
             parts = await asyncio.to_thread(shortened, parts)
-        return ImageVolume(overlay(mount.container_path, parts, told["image"], self._owner), told)
+        await asyncio.to_thread(self._empty.mkdir, parents=True, exist_ok=True)
+        made = overlay(mount.container_path, parts, told["image"], owner=self._owner, empty=self._empty)
+        return ImageVolume(made, told)
 
     async def _find(self, name: str) -> Json:
         for candidate in reference.candidates(name):
@@ -134,21 +138,17 @@ def layers_of(image: Json) -> tuple[Path, ...]:
     return tuple(Path(place) for place in found if place)
 
 
-def overlay(target: str, parts: Sequence[Path], image: str, owner: str) -> dict[str, Any]:
+def overlay(target: str, parts: Sequence[Path], image: str, *, owner: str, empty: Path) -> dict[str, Any]:
     """Build the mount of parts of an image, topmost first. Raises IMAGE_VOLUME_UNSUPPORTED.
 
-    An overlay needs two layers at least; one alone is bound.
+    An overlay needs two layers at least: the folder `empty` goes below one alone. As it has no
+    upper layer it is read-only for anybody, also for one who may mount; the engine takes no
+    `ReadOnly` for anonymous volumes.
     """
     if not parts:
         raise _unsupported(image, "it has no layers")
     if len(parts) == 1:
-        return {
-            "Type": "bind",
-            "Source": str(parts[0]),
-            "Target": target,
-            "ReadOnly": True,
-            "BindOptions": {"Propagation": "rprivate"},
-        }
+        parts = [*parts, empty]
     if any(_UNSAFE & set(str(part)) for part in parts):
         raise _unsupported(image, "a path of it has a character that mount options cannot have")
     options = f"ro,lowerdir={':'.join(map(str, parts))}"
@@ -158,7 +158,6 @@ def overlay(target: str, parts: Sequence[Path], image: str, owner: str) -> dict[
     return {
         "Type": "volume",
         "Target": target,
-        "ReadOnly": True,
         "VolumeOptions": {"NoCopy": True, "Labels": {OWNER_LABEL: owner}, "DriverConfig": driver},
     }
 
@@ -183,7 +182,10 @@ def _parts(layers: Sequence[Path], sub_path: str, image: str) -> tuple[Path, ...
     if not all(layer.is_dir() for layer in layers):
         raise _unsupported(image, "its sub path needs sight of the engine's data root")
     try:
-        return find(layers, sub_path)
+        found = find(layers, sub_path)
+        if not found[0].is_dir():
+            raise LayerError("is a file, and this engine mounts folders of images alone")
+        return found
     except (LayerError, OSError) as error:
         raise CriError(
             f"Path {sub_path!r} of image {image} cannot be mounted: it {error}",

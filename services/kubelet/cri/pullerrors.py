@@ -75,7 +75,8 @@ FAULTS = (
         "the registry has no such image, or shows it to others alone",
     ),
     _fault(
-        r"manifest unknown|manifest for .* not found|name unknown|repository .* not found|blob unknown",
+        r"manifest unknown|manifest for .* not found|name unknown|repository .* not found"
+        r"|blob unknown|unknown blob",
         Code.NOT_FOUND,
         "IMAGE_NOT_FOUND",
         "the registry has no such image",

@@ -190,18 +190,22 @@ def test_a_new_engine_mounts_images_itself() -> None:
     assert "ImageOptions" not in imagevolumes.native(_mount(), "sha256:1")
 
 
-def test_many_layers_are_an_overlay_and_one_is_bound() -> None:
-    """Both read-only."""
-    two = imagevolumes.overlay("/v", [Path("/d/2"), Path("/d/1")], "app:1", "node")
-    one = imagevolumes.overlay("/v", [Path("/d/1")], "app:1", "node")
+def _overlay(parts: list[Path]) -> dict[str, Any]:
+    return imagevolumes.overlay("/v", parts, "app:1", owner="node", empty=Path("/empty"))
+
+
+def test_layers_are_an_overlay_and_one_alone_has_nothing_below() -> None:
+    """Read-only, as none has an upper layer."""
+    two = _overlay([Path("/d/2"), Path("/d/1")])
+    one = _overlay([Path("/d/1")])
 
     assert two["VolumeOptions"]["DriverConfig"]["Options"] == {
         "type": "overlay",
         "device": "overlay",
         "o": "ro,lowerdir=/d/2:/d/1",
     }
-    assert (two["ReadOnly"], two["VolumeOptions"]["NoCopy"]) == (True, True)
-    assert (one["Type"], one["Source"], one["ReadOnly"]) == ("bind", "/d/1", True)
+    assert (two["Type"], two["VolumeOptions"]["NoCopy"]) == ("volume", True)
+    assert one["VolumeOptions"]["DriverConfig"]["Options"]["o"] == "ro,lowerdir=/d/1:/empty"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_many_layers_are_an_overlay_and_one_is_bound() -> None:
 def test_what_mount_options_cannot_say_is_refused(parts: list[Path]) -> None:
     """An image never adds options of its own."""
     with pytest.raises(CriError) as refused:
-        imagevolumes.overlay("/v", parts, "app:1", "node")
+        _overlay(parts)
 
     assert refused.value.code is Code.FAILED_PRECONDITION
     assert refused.value.reason == "IMAGE_VOLUME_UNSUPPORTED"

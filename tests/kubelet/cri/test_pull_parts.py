@@ -17,6 +17,7 @@ SENTENCES = [
         "requested access to the resource is denied",
         "IMAGE_ACCESS_DENIED",
     ),
+    ("error pulling image configuration: download failed after attempts=1: unknown blob", "IMAGE_NOT_FOUND"),
     ("Head http://r.example/v2/a/manifests/1: no basic auth credentials", "IMAGE_UNAUTHORIZED"),
     ("unauthorized: authentication required", "IMAGE_UNAUTHORIZED"),
     ("Get https://r.example/v2/: unauthorized: incorrect username or password", "IMAGE_UNAUTHORIZED"),
