@@ -95,6 +95,7 @@ class Kubelet:
         self._clock = clock or SystemClock()
         self._name = node_name(config)
         self._image_directory: Path | None = None
+        self._cri: CriServer | None = None
         self._machine = machine.read(config.state_directory)
         run_id = secrets.token_hex(8)
         state = config.state_directory
@@ -224,6 +225,7 @@ class Kubelet:
                     tracer=self._traces.part("tripod-cri", node_name=self._name),
                 )
                 stack.push_async_callback(cri.stop)
+                self._cri = cri
                 await cri.start()
                 group.create_task(cri.run())
             await self._learn_runtime()
@@ -406,6 +408,7 @@ class Kubelet:
             "kubelet_node_ready": float(self._node.ready()),
             "kubelet_refused_manifests": len(self._manifests.faults()),
             "kubelet_store_writable": float(self._store.fault() is None),
+            **(self._cri.gauges() if self._cri is not None else {}),
             **process.gauges(),
         }
 

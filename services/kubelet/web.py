@@ -40,6 +40,10 @@ GAUGES = {
     "kubelet_node_ready": "Whether the node is ready.",
     "kubelet_refused_manifests": "Files of the manifest directory that are refused now.",
     "kubelet_store_writable": "Whether the object store takes changes.",
+    "tripod_cri_image_pulls_running": "Pulls of images that run.",
+    "tripod_cri_image_pulls_total": "Pulls of images that ended, by outcome.",
+    "tripod_cri_image_pulled_layers_total": "Layers that were pulled and unpacked.",
+    "tripod_cri_image_pulled_bytes_total": "Bytes of layers that were pulled, as the engine tells.",
     **process.HELP,
 }
 

@@ -77,7 +77,7 @@ def main(words: list[str]) -> int:
     output = options.output or folder / "output"
     output.mkdir(parents=True, exist_ok=True)
     registry = Registry(build.PEERS / "registry")
-    engine = PrivateEngine(folder / "e", insecure_registries=HOSTS)
+    engine = PrivateEngine(folder / "e", settings={"insecure-registries": list(HOSTS)})
     try:
         prepare(folder)
         registry.start()

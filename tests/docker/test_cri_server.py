@@ -28,7 +28,7 @@ LIMIT_SECONDS = 30
 class Server:
     """The process, and a client of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, docker_host: str = "unix:///var/run/docker.sock") -> None:
         mark = uuid.uuid4().hex[:5]
         self.folder = folder
         self.config = CriConfig(
@@ -39,6 +39,7 @@ class Server:
             pod_cidr=f"10.{64 + int(mark[:2], 16) % 60}.{int(mark[2:4], 16)}.0/24",
             chain_prefix=f"TT{mark.upper()}",
             veth_prefix=f"t{mark[:3]}",
+            docker_host=docker_host,
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._channel = open_channel(f"unix://{self.config.socket}")
@@ -51,6 +52,7 @@ class Server:
         words = ["--socket", config.socket, "--state-directory", config.state_directory]
         words += ["--node-name", config.node_name, "--bridge", config.bridge, "--pod-cidr", config.pod_cidr]
         words += ["--chain-prefix", config.chain_prefix, "--veth-prefix", config.veth_prefix]
+        words += ["--docker-host", config.docker_host]
         with (self.folder / "server.log").open("ab") as output:
             self._process = await asyncio.to_thread(
                 subprocess.Popen,
@@ -345,7 +347,7 @@ async def test_what_is_not_there_is_not_found(server: Server) -> None:
     image = await server.ask(server.images.ImageStatus, pb.ImageStatusRequest(image=name))
 
     assert absent.value.reason == "CONTAINER_NOT_FOUND"
-    assert unpulled.value.reason == "IMAGE_PULL_FAILED"
+    assert unpulled.value.reason == "REGISTRY_UNREACHABLE"
     assert not image.HasField("image")
 
 

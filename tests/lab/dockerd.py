@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 START_SECONDS = 60.0
@@ -39,15 +39,14 @@ class PrivateEngine:
         *,
         live_restore: bool = True,
         data_root: Path | None = None,
-        insecure_registries: tuple[str, ...] = (),
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         self.folder = folder
         self.socket = folder / "d.sock"
         self.host = f"unix://{self.socket}"
         self.log = folder / "dockerd.log"
         self._data = data_root or folder / "data"
-        self._live_restore = live_restore
-        self._insecure_registries = insecure_registries
+        self._settings = {"live-restore": live_restore, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
         number = time.monotonic_ns() // 1000 % 10_000
         self._bridge = f"tde{number}"
@@ -65,11 +64,7 @@ class PrivateEngine:
             raise EngineUnavailable("needs root and dockerd: run `make up` as root on Debian")
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "daemon.json"
-        wanted = {
-            "live-restore": self._live_restore,
-            "insecure-registries": list(self._insecure_registries),
-        }
-        settings.write_text(json.dumps(wanted))
+        settings.write_text(json.dumps(self._settings))
         words = [program, "--config-file", str(settings), "--host", self.host]
         words += ["--data-root", str(self._data), "--exec-root", str(self.folder / "exec")]
         words += ["--pidfile", str(self.folder / "d.pid"), "--bridge", self._bridge, "--iptables=false"]
@@ -234,10 +229,15 @@ def import_image(
 
 
 @contextlib.contextmanager
-def private_engine(*, live_restore: bool = True, data_root: Path | None = None) -> Iterator[PrivateEngine]:
+def private_engine(
+    *,
+    live_restore: bool = True,
+    data_root: Path | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Iterator[PrivateEngine]:
     """Run an engine with the test image for a block."""
     folder = Path(f"/tmp/tde-{os.getpid()}-{time.monotonic_ns() % 10**9}")
-    made = PrivateEngine(folder, live_restore=live_restore, data_root=data_root)
+    made = PrivateEngine(folder, live_restore=live_restore, data_root=data_root, settings=settings)
     try:
         made.start()
         made.add_image()

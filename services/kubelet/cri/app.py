@@ -28,6 +28,8 @@ from services.kubelet.cri.eventhub import EventHub
 from services.kubelet.cri.execution import DockerExec
 from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.image_service import ImageService
+from services.kubelet.cri.imageusage import ImageUsage
+from services.kubelet.cri.imagevolumes import ImageVolumes
 from services.kubelet.cri.inflight import InFlight
 from services.kubelet.cri.layersizes import LayerSizes
 from services.kubelet.cri.ledger import LedgerTaker
@@ -36,6 +38,7 @@ from services.kubelet.cri.naming import Record
 from services.kubelet.cri.network.bridge import BridgeNetwork
 from services.kubelet.cri.network.config import BridgeConfig
 from services.kubelet.cri.portforward import SandboxPorts
+from services.kubelet.cri.pulls import Puller
 from services.kubelet.cri.register import Register
 from services.kubelet.cri.runtime_service import RuntimeService
 from services.kubelet.cri.runtimestatus import StatusTaker
@@ -82,6 +85,9 @@ class CriServer:
         self._sandboxes: Sandboxes
         self._layers = LayerSizes(self._client, config.node_name, self._clock)
         self._statistics = Statistics(self._client, self._holdings, self._layers, self._clock)
+        self._image_usage = ImageUsage(self._client, self._clock)
+        self._image_volumes = ImageVolumes(self._client, config.node_name, config.state_directory)
+        self._puller: Puller | None = None
         self._logs: LogKeeper | None = None
         self._events: EventHub | None = None
         self._server: GrpcServer | None = None
@@ -96,6 +102,11 @@ class CriServer:
         self._stack.push_async_callback(self._network.stop)
         self._stack.push_async_callback(self._ports.stop)
         self._register.open()
+        self._puller = Puller(
+            streams,
+            stall_seconds=self._config.pull_progress_deadline_seconds,
+            limit_seconds=self._config.pull_deadline_seconds,
+        )
         execution = DockerExec(self._client, streams)
         streaming = HttpStreamingServer(execution, SandboxPorts(self._holdings))
         await streaming.start()
@@ -129,12 +140,15 @@ class CriServer:
     ) -> GrpcServer:
         assert self._logs is not None, "made right before"
         assert self._events is not None, "made right before"
+        assert self._puller is not None, "made right before"
         runtime = RuntimeService(
             client=self._client,
             holdings=self._holdings,
             inflight=self._inflight,
             sandboxes=sandboxes,
-            creation=Creation(self._client, self._holdings, sandboxes, self._inflight, self._host),
+            creation=Creation(
+                self._client, self._holdings, sandboxes, self._image_volumes, self._inflight, self._host
+            ),
             logs=self._logs,
             execution=execution,
             streaming=streaming,
@@ -143,7 +157,12 @@ class CriServer:
                 self._client,
                 self._network,
                 LedgerTaker(
-                    self._holdings, self._register, sandboxes, self._network, self._config.state_directory
+                    self._holdings,
+                    self._register,
+                    sandboxes,
+                    self._network,
+                    self._config.state_directory,
+                    self._image_volumes,
                 ),
                 self._host,
                 settings=_shown(self._config),
@@ -153,7 +172,12 @@ class CriServer:
             snapshots=Snapshots(self._holdings, sandboxes, self._clock),
         )
         images = ImageService(
-            self._client, self._clock, pull_deadline_seconds=self._config.pull_deadline_seconds
+            client=self._client,
+            holdings=self._holdings,
+            puller=self._puller,
+            usage=self._image_usage,
+            clock=self._clock,
+            pause_image=self._config.pause_image,
         )
         group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
         services = pb.DESCRIPTOR.services_by_name
@@ -196,8 +220,11 @@ class CriServer:
         """Keep logs written and the network whole, until cancelled."""
         assert self._logs is not None, "start comes first"
         assert self._events is not None, "start comes first"
+        assert self._puller is not None, "start comes first"
         async with asyncio.TaskGroup() as group:
             self._logs.bind(group)
+            self._puller.bind(group)
+            self._image_usage.bind(group)
             self._inflight.bind(group)
             self._layers.bind(group)
             group.create_task(self._events.run())
@@ -232,6 +259,7 @@ class CriServer:
         self._logs.keep(known)
         self._sandboxes.keep(known)
         self._statistics.keep(known)
+        await self._image_volumes.drop_leftovers()
 
     async def _restore_ports(self) -> None:
         await self._sandboxes.restore_ports(await self._holdings.listing(naming.SANDBOX))
@@ -248,6 +276,10 @@ class CriServer:
                 await self._sandboxes.attach(sandbox_id, "")
             except CriError as error:
                 log.warning("Could not wire a sandbox anew", pod_sandbox_id=sandbox_id, error=error.message)
+
+    def gauges(self) -> dict[str, float]:
+        """Return the figures of the metrics page."""
+        return self._puller.counts.gauges() if self._puller is not None else {}
 
     async def stop(self) -> None:
         """Stop serving. Everything that runs, runs on."""

@@ -25,4 +25,7 @@ class CriConfig:
     proc_sys: Path = setting(Path("/proc/sys"), help="Where sysctls can be written.")
     engine_deadline_seconds: int = setting(60, help="Longest wait for one call to the engine.")
     pull_deadline_seconds: int = setting(1800, help="Longest wait for one image.")
+    pull_progress_deadline_seconds: int = setting(
+        60, help="Longest wait for an image without any progress of its pull."
+    )
     log_level: str = setting("info", help="debug, info, warning or error.")

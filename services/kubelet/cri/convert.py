@@ -24,7 +24,7 @@ _HOLDING = {*_RUNNING, "paused"}
 LOG_CONFIG = {"Type": "local", "Config": {"max-size": "64m", "max-file": "3", "compress": "false"}}
 # Probes are the pod's own; an image's check would run in the container, unasked and unlimited.
 NO_HEALTHCHECK = {"Test": ["NONE"]}
-_UID_DIGITS = 10
+_SIGNAL = "SIGNAL_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,16 @@ def container_record(config: pb.ContainerConfig, sandbox_id: str, sandbox: Recor
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a container finds: its sandbox's cgroup, runtime and resolv.conf, and the profile it names."""
+    """What a container finds: its sandbox's cgroup, runtime and resolv.conf, and the profile it names.
+
+    `image_mounts` are the engine's mounts of images, by their path in the container.
+    """
 
     cgroup_parent: str = ""
     runtime: str = ""
     resolv_conf: str = ""
     seccomp_profile: str = ""
+    image_mounts: Mapping[str, Json] = field(default_factory=dict)
 
 
 def container_config(
@@ -152,8 +156,8 @@ def container_config(
     user = security.user(config.linux.security_context)
     if user:
         made["User"] = user
-    if config.stop_signal != pb.RUNTIME_DEFAULT:
-        made["StopSignal"] = pb.Signal.Name(config.stop_signal)
+    if config.stop_signal != pb.SIGNAL_RUNTIME_DEFAULT:
+        made["StopSignal"] = pb.Signal.Name(config.stop_signal).removeprefix(_SIGNAL)
     return made
 
 
@@ -176,7 +180,10 @@ def _container_host(
         ),
         **rights,
         "Mounts": mounts.container(
-            config.mounts, resolv_conf=around.resolv_conf, recursive=host.recursive_read_only
+            config.mounts,
+            resolv_conf=around.resolv_conf,
+            recursive=host.recursive_read_only,
+            images=around.image_mounts,
         ),
         "LogConfig": LOG_CONFIG,
         "RestartPolicy": {"Name": "no"},
@@ -293,7 +300,7 @@ def container_status(inspected: Json, record: Record) -> pb.ContainerStatus:
         message=message,
         labels=record.labels,
         annotations=record.annotations,
-        mounts=mounts.status(inspected, record.sandbox_id),
+        mounts=mounts.status(inspected, record),
         resources=resources.status(inspected.get("HostConfig") or {}),
         stop_signal=_stop_signal(inspected["Config"].get("StopSignal") or ""),
         log_path=record.log_path,
@@ -303,9 +310,9 @@ def container_status(inspected: Json, record: Record) -> pb.ContainerStatus:
 def _stop_signal(name: str) -> pb.Signal.ValueType:
     """Return a signal by the engine's name; without one the engine sends TERM."""
     try:
-        return pb.Signal.Value(name if name.startswith("SIG") else f"SIG{name}") if name else pb.SIGTERM
+        return pb.Signal.Value(f"{_SIGNAL}SIG{name.removeprefix('SIG') or 'TERM'}")
     except ValueError:
-        return pb.RUNTIME_DEFAULT
+        return pb.SIGNAL_RUNTIME_DEFAULT
 
 
 def _end(state: Json) -> tuple[str, str]:
@@ -316,27 +323,3 @@ def _end(state: Json) -> tuple[str, str]:
     if state.get("OOMKilled"):
         return "OOMKilled", state.get("Error", "")
     return ("Completed" if state["ExitCode"] == 0 else "Error"), state.get("Error", "")
-
-
-def image(listed: Json) -> pb.Image:
-    """Build an image from an entry of the engine's list."""
-    digests = [d for d in listed.get("RepoDigests") or () if not d.startswith("<none>")]
-    tags = [t for t in listed.get("RepoTags") or () if t != "<none>:<none>"]
-    return pb.Image(id=listed["Id"], repo_tags=tags, repo_digests=digests, size=int(listed.get("Size", 0)))
-
-
-def image_from_inspect(inspected: Json) -> pb.Image:
-    """Build an image from all that the engine knows of it."""
-    made = image(inspected)
-    user = str((inspected.get("Config") or {}).get("User") or "").partition(":")[0]
-    if user.isascii() and user.isdigit() and len(user) <= _UID_DIGITS:
-        made.uid.value = int(user)
-    elif user:
-        made.username = user
-    return made
-
-
-def with_tag(name: str) -> str:
-    """Add `:latest` to a name without tag or digest, as the engine would."""
-    last = name.rsplit("/", 1)[-1]
-    return name if ":" in last or "@" in name or name.startswith("sha256:") else f"{name}:latest"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from services.kubelet.cri import convert, imagecheck, naming, profiles, security
 from services.kubelet.cri.convert import Host, Surroundings
 from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.errors import EngineRefusedError, invalid, not_ready
+from services.kubelet.cri.imagevolumes import ImageVolumes
 from services.kubelet.cri.inflight import InFlight
 from services.kubelet.cri.naming import Record
 from services.kubelet.cri.register import digest
@@ -29,12 +31,14 @@ class Creation:
         client: DockerClient,
         holdings: Holdings,
         sandboxes: Sandboxes,
+        image_volumes: ImageVolumes,
         inflight: InFlight[str],
         host: Host,
     ) -> None:
         self._client = client
         self._holdings = holdings
         self._sandboxes = sandboxes
+        self._image_volumes = image_volumes
         self._inflight = inflight
         self._host = host
 
@@ -52,7 +56,12 @@ class Creation:
             imagecheck.check(image, wanted.working_dir)
         context = wanted.linux.security_context
         await self._resolve_target(context.namespace_options, inspected["Id"])
-        around = await self._surroundings(context, inspected)
+        volumes = await self._image_volumes.prepare(wanted.mounts)
+        record = dataclasses.replace(record, image_mounts={path: v.told for path, v in volumes.items()})
+        around = dataclasses.replace(
+            await self._surroundings(context, inspected),
+            image_mounts={path: volume.mount for path, volume in volumes.items()},
+        )
         config = convert.container_config(wanted, record, sandbox, self._host, around)
         user = config.get("User") or _image_user(image)
         strict = security.needs_strict_groups(context, user)

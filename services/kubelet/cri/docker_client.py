@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import docker
+import docker.auth
 import docker.errors
 import requests
 import urllib3
@@ -57,7 +58,6 @@ class DockerClient:
         self._look = min(_LOOK_SECONDS, self._deadline)
         self._alive = min(_ALIVE_SECONDS, self._deadline)
         self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="docker")
-        self._pulls = ThreadPoolExecutor(max_workers=4, thread_name_prefix="docker-pull")
         self._stops = ThreadPoolExecutor(max_workers=_STOP_WORKERS, thread_name_prefix="docker-stop")
         self._answers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="docker-alive")
         self._local = threading.local()
@@ -70,7 +70,6 @@ class DockerClient:
     def close(self) -> None:
         """End the threads; calls that run are given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pulls.shutdown(wait=False, cancel_futures=True)
         self._stops.shutdown(wait=False, cancel_futures=True)
         self._answers.shutdown(wait=False, cancel_futures=True)
 
@@ -265,9 +264,42 @@ class DockerClient:
         """Set the size of a container's terminal."""
         await self._call("containers.resize", lambda c: c.resize(container_id, height=height, width=width))
 
-    async def images(self, name: str | None = None) -> list[Json]:
-        """List images, or those of one name."""
-        return await self._call("images.list", lambda c: list(c.images(name=name)), deadline=self._look)
+    async def images(self) -> list[Json]:
+        """List images, those without a name too."""
+        return await self._call("images.list", lambda c: list(c.images()), deadline=self._look)
+
+    async def image_containers(self, image_id: str) -> list[Json]:
+        """List the containers, whoever made them, of an image and of what is made from it."""
+        return await self._call(
+            "containers.list",
+            lambda c: list(c.containers(all=True, filters={"ancestor": image_id})),
+            deadline=self._look,
+        )
+
+    async def disk_usage(self) -> Json:
+        """Return what images, containers and volumes take; the engine looks at every file for that."""
+        return await self._call("system.df", lambda c: dict(c.df()))
+
+    async def unused_volumes(self, label: str) -> list[str]:
+        """Name the volumes with a label that no container has."""
+
+        def act(client: Any) -> list[str]:
+            found = client.volumes(filters={"label": [label], "dangling": "true"})
+            return [str(volume["Name"]) for volume in found.get("Volumes") or ()]
+
+        return await self._call("volumes.list", act, deadline=self._look)
+
+    async def remove_volume(self, name: str) -> None:
+        """Remove a volume. An absent one is no error, nor one that is in use after all."""
+        try:
+            await self._call("volumes.remove", lambda c: c.remove_volume(name))
+        except EngineRefusedError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def stored_login(self, host: str) -> Json | None:
+        """Return what `docker login` stored for a registry in this user's `config.json`; "" is Docker Hub."""
+        return await asyncio.to_thread(_stored_login, host)
 
     async def image(self, name: str) -> Json | None:
         """Return all about an image; None when there is none."""
@@ -280,22 +312,12 @@ class DockerClient:
                 return None
             raise
 
-    async def pull(self, name: str, auth: Mapping[str, str] | None, deadline_seconds: float) -> None:
-        """Pull an image. Raises `EngineRefusedError` with the registry's words."""
-
-        def act(client: Any) -> None:
-            for line in client.pull(name, stream=True, decode=True, auth_config=dict(auth) if auth else None):
-                if "error" in line:
-                    raise EngineRefusedError("images.pull", 500, str(line["error"]))
-
-        await self._call("images.pull", act, deadline=deadline_seconds, pool=self._pulls)
-
     async def remove_image(self, name: str) -> None:
-        """Remove an image with all its tags. An absent one is no error."""
+        """Remove an image with all its tags. An absent one is no error, nor one that another removes."""
         try:
             await self._call("images.remove", lambda c: c.remove_image(name, force=True))
         except EngineRefusedError as error:
-            if error.status != 404:
+            if error.status != 404 and (error.status == 409 or await self.image(name) is not None):
                 raise
 
     async def import_image(self, archive: bytes, name: str, changes: list[str]) -> None:
@@ -309,6 +331,14 @@ class DockerClient:
                     raise EngineRefusedError("images.import", 500, line)
 
         await self._call("images.import", act)
+
+
+def _stored_login(host: str) -> Json | None:
+    try:
+        found = docker.auth.load_config().resolve_authconfig(host or None)
+    except (docker.errors.DockerException, OSError, ValueError):
+        return None  # What cannot be read is no login; the registry's answer tells the rest.
+    return dict(found) if found else None
 
 
 class _OneConnection(UnixHTTPAdapter):  # type: ignore[misc]  # docker-py has no types

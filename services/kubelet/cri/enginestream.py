@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,10 +43,19 @@ class EngineStreams:
         return self._session
 
     @asynccontextmanager
-    async def _get(self, path: str, params: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _open(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         base = "http://docker" if _unix_path(self._host) else f"http://{urlsplit(self._host).netloc}"
         try:
-            async with self._open_session().get(f"{base}/v{self._version}{path}", params=params) as answer:
+            async with self._open_session().request(
+                method, f"{base}/v{self._version}{path}", params=params, headers=headers
+            ) as answer:
                 if answer.status != 200:
                     raise EngineRefusedError(path, answer.status, _message(await answer.read()))
                 yield answer
@@ -59,7 +68,7 @@ class EngineStreams:
         `stream` is stdout or stderr; `since` is `SECONDS.NANOSECONDS`.
         """
         params = {stream: "1", "timestamps": "1", "since": since, "follow": "1" if follow else "0"}
-        async with self._get(f"/containers/{container_id}/logs", params) as answer:
+        async with self._open(f"/containers/{container_id}/logs", params) as answer:
             async for chunk in answer.content.iter_any():
                 yield chunk
 
@@ -70,13 +79,23 @@ class EngineStreams:
         params = {"filters": json.dumps(filters)}
         if since:
             params["since"] = since
-        async with self._get("/events", params) as answer:
-            buffer = b""
-            async for chunk in answer.content.iter_any():
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield json.loads(line)
+        async with self._open("/events", params) as answer:
+            async for event in _json_lines(answer):
+                yield event
+
+    async def pull(
+        self, repository: str, tag: str, registry_auth: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Pull an image and yield what the engine tells of it; closing this ends the pull.
+
+        `tag` may be a digest; `registry_auth` is the engine's header, or empty.
+        Raises `EngineRefusedError`, `EngineUnreachableError`; a line with `error` is the end, too.
+        """
+        headers = {"X-Registry-Auth": registry_auth} if registry_auth else None
+        params = {"fromImage": repository, "tag": tag}
+        async with self._open("/images/create", params, method="POST", headers=headers) as answer:
+            async for line in _json_lines(answer):
+                yield line
 
     async def hijack(
         self, path: str, body: Mapping[str, Any] | None
@@ -116,6 +135,15 @@ class EngineStreams:
         status = int(head.split(b" ", 2)[1])
         if status not in (101, 200):
             raise EngineRefusedError(path, status, _message(await reader.read(_HEAD_BYTES)))
+
+
+async def _json_lines(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    buffer = b""
+    async for chunk in answer.content.iter_any():
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
 
 
 def _unix_path(host: str) -> str:

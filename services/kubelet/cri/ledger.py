@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from services.kubelet.cri import naming
+from services.kubelet.cri.imagevolumes import ImageVolumes
 from services.kubelet.cri.register import Register
 from services.kubelet.cri.sandboxes import Holdings, Owned, Sandboxes
 
@@ -35,23 +36,26 @@ class LedgerTaker:
         sandboxes: Sandboxes,
         network: NetworkLedger,
         state_directory: Path,
+        image_volumes: ImageVolumes,
     ) -> None:
         self._holdings = holdings
         self._register = register
         self._sandboxes = sandboxes
         self._network = network
         self._state = state_directory
+        self._image_volumes = image_volumes
 
     async def take(self) -> dict[str, Any]:
         """List everything. Raises `CriError` when the engine does not answer: half a list is none."""
         ours, others = await self._holdings.claimants()
+        leftovers = [f"image-volumes/{name}" for name in await self._image_volumes.leftovers()]
         leases, links = await self._network.ledger()
         return {
             "containers": [_container(owned) for owned in ours if owned[1].kind == naming.CONTAINER],
             "sandboxes": [self._sandbox(owned) for owned in ours if owned[1].kind == naming.SANDBOX],
             "leases": leases,
             "links": links,
-            "files": await asyncio.to_thread(self._files),
+            "files": await asyncio.to_thread(self._files) + leftovers,
             "foreign": sorted(name for item in others for name in item["Names"][:1]),
         }
 

@@ -13,6 +13,7 @@ from tripod.cri.v1 import api_pb2 as pb
 
 from services.common.errors import Code
 from services.kubelet.cri.errors import CriError, invalid, unsupported
+from services.kubelet.cri.naming import Record
 
 Json = Mapping[str, Any]
 RESOLV_CONF: Final = "/etc/resolv.conf"
@@ -25,13 +26,21 @@ _BACK: Final = {name: number for number, name in _PROPAGATION.items()}
 
 
 def container(
-    mounts: Sequence[pb.Mount], *, resolv_conf: str = "", recursive: bool = False
-) -> list[dict[str, Any]]:
+    mounts: Sequence[pb.Mount],
+    *,
+    resolv_conf: str = "",
+    recursive: bool = False,
+    images: Mapping[str, Json] | None = None,
+) -> list[Json]:
     """Return a container's mounts. Raises REQUEST_INVALID, UNSUPPORTED, RRO_UNSUPPORTED.
 
-    `recursive` tells whether the engine has recursive read-only mounts. `resolv_conf` is the sandbox's file.
+    `recursive` tells whether the engine has recursive read-only mounts. `resolv_conf` is the sandbox's file,
+    `images` the mounts of images by their path in the container.
     """
-    made = [_bind(mount, recursive=recursive) for mount in mounts]
+    known = images or {}
+    made: list[Json] = [
+        known.get(mount.container_path) or _bind(mount, recursive=recursive) for mount in mounts
+    ]
     if resolv_conf and all(mount["Target"] != RESOLV_CONF for mount in made):
         made.append({"Type": "bind", "Source": resolv_conf, "Target": RESOLV_CONF})
     return made
@@ -75,21 +84,32 @@ def _check_recursive(mount: pb.Mount, field: str, *, recursive: bool) -> None:
         )
 
 
-def status(inspected: Json, sandbox_id: str) -> list[pb.Mount]:
+def status(inspected: Json, record: Record) -> list[pb.Mount]:
     """Tell a container's mounts back; the resolv.conf that we added was not asked for."""
-    own = f"/{sandbox_id}/resolv.conf"
+    own = f"/{record.sandbox_id}/resolv.conf"
     wanted = {m.get("Target"): m for m in (inspected.get("HostConfig") or {}).get("Mounts") or ()}
     return [
-        pb.Mount(
-            container_path=found["Destination"],
-            host_path=found.get("Source", ""),
-            readonly=not found.get("RW", True),
-            propagation=_BACK.get(found.get("Propagation", ""), pb.PROPAGATION_PRIVATE),
-            recursive_read_only=_is_recursive(wanted.get(found["Destination"])),
-        )
+        _told(found, wanted.get(found["Destination"]), record)
         for found in inspected.get("Mounts", [])
         if not (found["Destination"] == RESOLV_CONF and found.get("Source", "").endswith(own))
     ]
+
+
+def _told(found: Json, wanted: Json | None, record: Record) -> pb.Mount:
+    """Tell of one mount; one of an image has no path on the host."""
+    made = pb.Mount(container_path=found["Destination"], readonly=not found.get("RW", True))
+    image = record.image_mounts.get(found["Destination"])
+    if image is None:
+        made.host_path = found.get("Source", "")
+        made.propagation = _BACK.get(found.get("Propagation", ""), pb.PROPAGATION_PRIVATE)
+        made.recursive_read_only = _is_recursive(wanted)
+        return made
+    made.readonly = True
+    made.image.image = image["image_ref"]
+    made.image.user_specified_image = image["image"]
+    made.image.image_ref = image["image_ref"]
+    made.image_sub_path = image["sub_path"]
+    return made
 
 
 def _is_recursive(mount: Json | None) -> bool:

@@ -41,6 +41,8 @@ class Record:
     host_network: bool = False
     shared_pid: bool = False
     ports: str = ""
+    # Volumes that are images, by their path in the container; `imagevolumes` has the values.
+    image_mounts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def name(record: Record, pod: Record) -> str:

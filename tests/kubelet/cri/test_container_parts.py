@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from tripod.cri.v1 import api_pb2 as pb
 
-from services.kubelet.cri import mounts, namespaces, portmap, profiles, resources
+from services.kubelet.cri import mounts, namespaces, naming, portmap, profiles, resources
 from services.kubelet.cri.errors import CriError
+from services.kubelet.cri.naming import Record
 from services.kubelet.cri.portmap import PublishedPort
 
 OPTIONS = pb.NamespaceOption
@@ -131,7 +132,9 @@ def test_a_mount_of_ours_is_not_told_back() -> None:
         ]
     }
 
-    assert mounts.status(found, "box") == [mount(readonly=True, propagation=pb.PROPAGATION_HOST_TO_CONTAINER)]
+    assert mounts.status(found, Record(naming.CONTAINER, "app", sandbox_id="box")) == [
+        mount(readonly=True, propagation=pb.PROPAGATION_HOST_TO_CONTAINER)
+    ]
 
 
 def test_resources_are_told_back() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.kubelet.cri import convert, imagecheck
+from services.kubelet.cri import imagecheck
 from services.kubelet.cri.errors import CriError
 
 
@@ -48,12 +48,3 @@ def test_the_pods_own_working_directory_counts_instead() -> None:
     imagecheck.check(image(WorkingDir="/proc/self/fd/7"), "/srv")
     with pytest.raises(CriError):
         imagecheck.check(image(), "/proc/self/fd/7")
-
-
-@pytest.mark.parametrize("user", ["²", "99999999999999999999999999", "+0", " 0", "1e0", "-1"])
-def test_a_user_that_is_no_number_is_told_as_a_name(user: str) -> None:
-    """A number that does not fit breaks nothing."""
-    made = convert.image_from_inspect({"Id": "sha256:1", "Config": {"User": user}})
-
-    assert not made.HasField("uid")
-    assert made.username == user
