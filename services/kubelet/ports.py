@@ -245,6 +245,14 @@ class PodFiles(Protocol):
         """Remove a pod's logs."""
         ...
 
+    async def recall(self, uid: PodUid) -> str:
+        """Return what was last remembered of a pod; empty when nothing was, or it cannot be read."""
+        ...
+
+    async def remember(self, uid: PodUid, text: str) -> None:
+        """Keep a text with a pod that has a folder. Raises `OSError`; the old text stays."""
+        ...
+
     async def known(self) -> set[PodUid]:
         """Return the pods that have folders."""
         ...
