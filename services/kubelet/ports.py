@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -215,6 +215,10 @@ class LogFiles(Protocol):
 
     async def sizes(self, folder: Path) -> Mapping[str, int]:
         """Return the files in a folder with their sizes; nothing for a folder that is not there."""
+        ...
+
+    async def oversized(self, paths: Sequence[Path], limit_bytes: int) -> Collection[Path]:
+        """Return the files that have as many bytes or more."""
         ...
 
     async def move(self, source: Path, target: Path) -> None:
