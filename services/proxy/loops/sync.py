@@ -163,6 +163,8 @@ class ServiceSync:
         async with _READ:
             self._found = await self._kernel.read()
         await _READ.recorded()
+        # A run that ended in the middle may have taken a change and not done it.
+        self._dirty.set()
         while True:
             await self._dirty.wait()
             self._dirty.clear()
