@@ -14,6 +14,7 @@ from tripod.cri.v1 import api_pb2 as pb
 
 from services.kubelet.cri.errors import invalid
 from services.kubelet.cri.naming import CONTAINER, SANDBOX, Record
+from services.kubelet.cri.network.details import HostPort, PodDetails
 
 Json = Mapping[str, Any]
 _PROPAGATION = {0: "rprivate", 1: "rslave", 2: "rshared"}
@@ -52,6 +53,25 @@ def sandbox_record(config: pb.PodSandboxConfig) -> Record:
         annotations=dict(config.annotations),
         log_directory=config.log_directory,
         host_network=options.network == pb.NODE,
+    )
+
+
+def pod_details(config: pb.PodSandboxConfig) -> PodDetails:
+    """Take what the pod network may be told."""
+    return PodDetails(
+        name=config.metadata.name,
+        namespace=config.metadata.namespace,
+        uid=config.metadata.uid,
+        annotations=dict(config.annotations),
+        ports=tuple(
+            HostPort(
+                port.host_port, port.container_port, pb.Protocol.Name(port.protocol).lower(), port.host_ip
+            )
+            for port in config.port_mappings
+        ),
+        dns_servers=tuple(config.dns_config.servers),
+        dns_searches=tuple(config.dns_config.searches),
+        dns_options=tuple(config.dns_config.options),
     )
 
 

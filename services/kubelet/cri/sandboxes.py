@@ -27,6 +27,7 @@ from services.kubelet.cri.errors import (
     SandboxNotFoundError,
 )
 from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, UID_LABEL, Record
+from services.kubelet.cri.network.details import PodDetails
 from services.kubelet.cri.ports import PodNetwork
 from services.kubelet.cri.register import Register, digest
 
@@ -240,7 +241,7 @@ class Sandboxes:
                 await self._client.start(sandbox_id)
             await _START.recorded()
             if not record.host_network:
-                await self.attach(sandbox_id, config.hostname)
+                await self.attach(sandbox_id, config.hostname, convert.pod_details(config))
         except BaseException:
             await asyncio.shield(self._discard(sandbox_id))
             raise
@@ -272,7 +273,7 @@ class Sandboxes:
             metadata={"pod_sandbox_id": sandbox_id},
         )
 
-    async def attach(self, sandbox_id: str, hostname: str) -> None:
+    async def attach(self, sandbox_id: str, hostname: str, pod: PodDetails | None = None) -> None:
         """Wire a running sandbox. May be repeated. A process id that is reused wires nobody else."""
         pid = await self._pid(sandbox_id)
         if pid == 0:
@@ -282,7 +283,7 @@ class Sandboxes:
             return _is_in(pid, sandbox_id) or await self._pid(sandbox_id) == pid
 
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
-            await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same)
+            await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same, pod=pod)
 
     async def _pid(self, sandbox_id: str) -> int:
         inspected = await self._client.inspect(sandbox_id)
