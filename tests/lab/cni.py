@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,18 @@ def let_go(folder: Path) -> None:
     """Unmount the namespaces that a network of `config(folder)` has kept."""
     for path in (folder / "netns").glob("*"):
         netns.release(path)
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process runs no longer, be it waited for or not."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for what other processes bring about."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110  # nobody tells of it
+            await asyncio.sleep(0.02)

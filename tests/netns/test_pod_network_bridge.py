@@ -1,4 +1,4 @@
-"""The built-in pod network on a real kernel, in a node that the test made; what all networks do is the contract's."""
+"""The built-in pod network on a real kernel; what every pod network does is in the contract."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from typing import Final
 
 OUTPUT_LIMIT_BYTES: Final = 1 << 20
 _COMPLAINT_BYTES: Final = 8192
-_CHUNK_BYTES: Final = 65_536
 
 
 class OutputTooLongError(Exception):
@@ -55,11 +54,9 @@ async def run(
     `lease` is a descriptor that it inherits, which shows that it, or what it started, still runs; `started`
     is told its process id. Raises `OSError` when it cannot be started, `OutputTooLongError`.
     """
-    process = await asyncio.create_subprocess_exec(
+    transport, plugin = await asyncio.get_running_loop().subprocess_exec(
+        _Plugin,
         program,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
         env=dict(environment),
         cwd="/",
         start_new_session=True,
@@ -67,46 +64,46 @@ async def run(
     )
     try:
         if started is not None:
-            started(process.pid)
-        async with asyncio.TaskGroup() as group:
-            output = group.create_task(_output(process))
-            complaint = group.create_task(_complaint(process))
-            group.create_task(_feed(process, data))
-            code = group.create_task(process.wait())
-    except BaseExceptionGroup as many:
-        raise many.exceptions[0] from many
+            started(transport.get_pid())
+        stdin = transport.get_pipe_transport(0)
+        assert isinstance(stdin, asyncio.WriteTransport), "asked for by default"
+        stdin.write(data)
+        stdin.write_eof()
+        await plugin.told
     finally:
-        if process.returncode is None:
+        if not plugin.exited.done():
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    return Outcome(code.result(), output.result(), complaint.result())
+                os.killpg(transport.get_pid(), signal.SIGKILL)
+        # What it has started may hold its output open; ours ends here.
+        transport.close()
+        await plugin.exited
+    return Outcome(transport.get_returncode() or 0, bytes(plugin.output), plugin.complaint)
 
 
-async def _feed(process: asyncio.subprocess.Process, data: bytes) -> None:
-    assert process.stdin is not None, "asked for"
-    # A plugin need not read what it does not care for.
-    with suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(data)
-        await process.stdin.drain()
-    process.stdin.close()
-    with suppress(BrokenPipeError, ConnectionResetError):
-        await process.stdin.wait_closed()
+class _Plugin(asyncio.SubprocessProtocol):
+    """Gathers what a plugin says. `told` is done when it has ended and its output with it."""
 
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.told: asyncio.Future[None] = loop.create_future()
+        self.output = bytearray()
+        self.complaint = b""
 
-async def _output(process: asyncio.subprocess.Process) -> bytes:
-    assert process.stdout is not None, "asked for"
-    found = bytearray()
-    while chunk := await process.stdout.read(_CHUNK_BYTES):
-        found += chunk
-        if len(found) > OUTPUT_LIMIT_BYTES:
-            raise OutputTooLongError
-    return bytes(found)
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Keep the output whole, and the end of the complaint."""
+        if fd == 2:
+            self.complaint = (self.complaint + data)[-_COMPLAINT_BYTES:]
+        elif len(self.output) + len(data) <= OUTPUT_LIMIT_BYTES:
+            self.output += data
+        elif not self.told.done():
+            self.told.set_exception(OutputTooLongError())
 
+    def process_exited(self) -> None:
+        """Note the end of the process."""
+        self.exited.set_result(None)
 
-async def _complaint(process: asyncio.subprocess.Process) -> bytes:
-    assert process.stderr is not None, "asked for"
-    found = b""
-    while chunk := await process.stderr.read(_CHUNK_BYTES):
-        found = (found + chunk)[-_COMPLAINT_BYTES:]
-    return found
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end of its output, which comes last."""
+        if not self.told.done():
+            self.told.set_result(None)
