@@ -54,41 +54,76 @@ async def run(
     `lease` is a descriptor that it inherits, which shows that it, or what it started, still runs; `started`
     is told its process id. Raises `OSError` when it cannot be started, `OutputTooLongError`.
     """
-    transport, plugin = await asyncio.get_running_loop().subprocess_exec(
-        _Plugin,
-        program,
-        env=dict(environment),
-        cwd="/",
-        start_new_session=True,
-        pass_fds=() if lease is None else (lease,),
-    )
+    plugin = _Plugin()
+    descriptors = () if lease is None else (lease,)
     try:
+        # asyncio waits for ever when it is cancelled while it connects the pipes.
+        await asyncio.shield(plugin.start(program, environment, descriptors))
         if started is not None:
-            started(transport.get_pid())
-        stdin = transport.get_pipe_transport(0)
-        assert isinstance(stdin, asyncio.WriteTransport), "asked for by default"
-        stdin.write(data)
-        stdin.write_eof()
+            started(plugin.pid)
+        plugin.feed(data)
         await plugin.told
     finally:
-        if not plugin.exited.done():
-            with suppress(ProcessLookupError):
-                os.killpg(transport.get_pid(), signal.SIGKILL)
-        # What it has started may hold its output open; ours ends here.
-        transport.close()
-        await plugin.exited
-    return Outcome(transport.get_returncode() or 0, bytes(plugin.output), plugin.complaint)
+        await plugin.end()
+    return Outcome(plugin.code, bytes(plugin.output), plugin.complaint)
 
 
 class _Plugin(asyncio.SubprocessProtocol):
-    """Gathers what a plugin says. `told` is done when it has ended and its output with it."""
+    """A plugin's process, and what it says. `told` is done when it has ended and its output with it."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.exited: asyncio.Future[None] = loop.create_future()
         self.told: asyncio.Future[None] = loop.create_future()
         self.output = bytearray()
         self.complaint = b""
+        self._begun = asyncio.Event()
+        self._exited = asyncio.Event()
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 before the start."""
+        return self._transport.get_pid() if self._transport else 0
+
+    @property
+    def code(self) -> int:
+        """How it ended."""
+        return (self._transport.get_returncode() or 0) if self._transport else 0
+
+    async def start(
+        self, program: Path, environment: Mapping[str, str], descriptors: tuple[int, ...]
+    ) -> None:
+        """Start the process. Raises `OSError`."""
+        try:
+            self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
+                lambda: self,
+                program,
+                env=dict(environment),
+                cwd="/",
+                start_new_session=True,
+                pass_fds=descriptors,
+            )
+        finally:
+            self._begun.set()
+
+    def feed(self, data: bytes) -> None:
+        """Give it its input, which it need not read."""
+        stdin = self._transport.get_pipe_transport(0) if self._transport else None
+        assert isinstance(stdin, asyncio.WriteTransport), "asked for by default"
+        stdin.write(data)
+        stdin.write_eof()
+
+    async def end(self) -> None:
+        """Kill it with all it has started, if it still runs, and close what is ours."""
+        await self._begun.wait()
+        if self._transport is None:
+            return
+        if not self._exited.is_set():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        # What it has started may hold its output open; ours ends here.
+        self._transport.close()
+        await self._exited.wait()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Keep the output whole, and the end of the complaint."""
@@ -101,7 +136,7 @@ class _Plugin(asyncio.SubprocessProtocol):
 
     def process_exited(self) -> None:
         """Note the end of the process."""
-        self.exited.set_result(None)
+        self._exited.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end of its output, which comes last."""
