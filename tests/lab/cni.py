@@ -137,6 +137,11 @@ def leased(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("ttnet/10.*"))
 
 
+def kept(config: CniConfig) -> list[Path]:
+    """List the namespaces that are kept, or were not wholly let go."""
+    return sorted(config.netns_folder.glob("*"))
+
+
 def let_go(folder: Path) -> None:
     """Unmount the namespaces that a network of `config(folder)` has kept."""
     for path in (folder / "netns").glob("*"):

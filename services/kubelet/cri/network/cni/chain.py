@@ -15,7 +15,8 @@ from services.kubelet.cri.network.cni import errors, invoke, request, result
 from services.kubelet.cri.network.cni.conf import Network, Plugin
 from services.kubelet.cri.network.cni.invoke import Outcome, OutputTooLongError
 from services.kubelet.cri.network.cni.records import Attachment, Lock
-from services.kubelet.cri.network.cni.result import ResultError
+from services.kubelet.cri.network.cni.result import INCOMPATIBLE, ResultError
+from services.kubelet.cri.network.errors import NetworkError
 
 
 class Chain:
@@ -26,11 +27,11 @@ class Chain:
         self._limit_seconds = limit_seconds
         self._look_seconds = look_seconds
 
-    def missing(self, network: Network) -> str | None:
+    def missing(self, network: Network) -> NetworkError | None:
         """Say which plugin is not installed; None when all are."""
         for plugin in network.plugins:
             if invoke.find(plugin.kind, self._folders) is None:
-                return errors.plugin_missing(plugin.kind, network.source, self._folders).message
+                return errors.plugin_missing(plugin.kind, network.source, self._folders)
         return None
 
     async def add(self, attachment: Attachment, lock: Lock) -> Mapping[str, Any]:
@@ -47,12 +48,22 @@ class Chain:
         return previous
 
     async def delete(self, attachment: Attachment, lock: Lock, netns: str) -> None:
-        """Take a sandbox off its network. `netns` is empty once the namespace is gone. May be repeated."""
+        """Take a sandbox off its network. `netns` is empty once the namespace is gone. May be repeated.
+
+        One that fails keeps the others from nothing: what they hold is given back, and the error told then.
+        """
         network = attachment.network
         previous = attachment.result if network.remembers else None
+        failed: list[NetworkError] = []
         for plugin in reversed(network.plugins):
             made = request.configuration(network, plugin, values=attachment.values, previous=previous)
-            await self._call("DEL", network, plugin, made, attachment, lock, netns)
+            try:
+                await self._call("DEL", network, plugin, made, attachment, lock, netns)
+            except NetworkError as err:
+                if not _never_served(attachment, err):
+                    failed.append(err)
+        if failed:
+            raise failed[0]
 
     async def check(self, attachment: Attachment, lock: Lock) -> None:
         """See that a sandbox is on its network as it was put there."""
@@ -115,3 +126,8 @@ class Chain:
             failure = result.failure(outcome.output, outcome.complaint, outcome.code)
             raise errors.plugin_failed(plugin.kind, command, network.source, failure)
         return outcome
+
+
+def _never_served(attachment: Attachment, error: NetworkError) -> bool:
+    """Tell whether a plugin refuses the version that ADD, which has failed, was in: then it did nothing."""
+    return attachment.result is None and error.metadata.get("cni_code") == str(INCOMPATIBLE)

@@ -104,8 +104,10 @@ class CniNetwork:
         if found.network is None:
             return errors.not_configured(str(self._folder.path)).message
         missing = self._chain.missing(found.network)
-        if missing is not None or not found.network.tells_status:
-            return missing
+        if missing is not None:
+            return missing.message
+        if not found.network.tells_status:
+            return None
         if self._status is None or self._status[0] != found.network:
             return f"The CNI plugins of {found.network.source} have not told their status yet"
         return self._status[1]
@@ -248,6 +250,10 @@ class CniNetwork:
         network = found.network or (before.network if before is not None else None)
         if network is None:
             raise errors.not_configured(str(self._folder.path))
+        missing = self._chain.missing(network)
+        if missing is not None:
+            # Nothing is begun that cannot be undone.
+            raise missing
         if pod is None and before is not None:
             return Attachment(sandbox_id, place, network, before.arguments, before.values)
         try:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any, Final
 
-# "Try again later"; "plugin is not available"; "is not available, and existing containers may have
-# limited connectivity".
+# "Incompatible CNI version"; "Try again later".
+INCOMPATIBLE: Final = 1
 TRY_AGAIN: Final = 11
 _TEXT_LIMIT: Final = 2048
 
