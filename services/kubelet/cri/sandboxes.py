@@ -28,6 +28,7 @@ from services.kubelet.cri.errors import (
 )
 from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, UID_LABEL, Record
+from services.kubelet.cri.network.details import PodDetails
 from services.kubelet.cri.ports import PodNetwork
 from services.kubelet.cri.register import Register, digest
 
@@ -245,7 +246,7 @@ class Sandboxes:
                 await self._client.start(sandbox_id)
             await _START.recorded()
             if not record.host_network:
-                await self.attach(sandbox_id, config.hostname)
+                await self.attach(sandbox_id, config.hostname, convert.pod_details(config))
                 await self._publish(sandbox_id, record)
         except BaseException:
             await asyncio.shield(self._discard(sandbox_id))
@@ -280,7 +281,7 @@ class Sandboxes:
             metadata={"pod_sandbox_id": sandbox_id},
         )
 
-    async def attach(self, sandbox_id: str, hostname: str) -> None:
+    async def attach(self, sandbox_id: str, hostname: str, pod: PodDetails | None = None) -> None:
         """Wire a running sandbox. May be repeated. A process id that is reused wires nobody else."""
         pid = await self._pid(sandbox_id)
         if pid == 0:
@@ -290,11 +291,11 @@ class Sandboxes:
             return _is_in(pid, sandbox_id) or await self._pid(sandbox_id) == pid
 
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
-            await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same)
+            await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same, pod=pod)
 
     async def _publish(self, sandbox_id: str, record: Record) -> None:
         addresses = self._network.addresses(sandbox_id)
-        if record.ports and addresses:
+        if record.ports and addresses and not self._network.maps_ports(sandbox_id):
             await self._ports.publish(sandbox_id, addresses[0], portmap.decode(record.ports))
 
     async def restore_ports(self, owned: Collection[Owned]) -> None:
@@ -303,7 +304,9 @@ class Sandboxes:
         wanted = {
             sandbox_id: (addresses[0], portmap.decode(record.ports))
             for sandbox_id, record in running
-            if record.ports and (addresses := self._network.addresses(sandbox_id))
+            if record.ports
+            and (addresses := self._network.addresses(sandbox_id))
+            and not self._network.maps_ports(sandbox_id)
         }
         await self._ports.restore(wanted)
 
