@@ -1,8 +1,8 @@
 """A Docker Engine of a test's own: started, killed, stopped in its tracks, and gone at the end.
 
-It has its own data, state, socket and containerd, and touches no firewall and no bridge,
-so nothing of the host's engine is disturbed. Containers of a killed engine run on
-under their shims; `close` ends them.
+It has its own data, state, socket, containerd and bridge, and touches no firewall, so nothing
+of the host's engine is disturbed. (Without a bridge it would remove the host's docker0.)
+Containers of a killed engine run on under their shims; `close` ends them.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class PrivateEngine:
         self._data = data_root or folder / "data"
         self._live_restore = live_restore
         self._process: subprocess.Popen[bytes] | None = None
+        number = time.monotonic_ns() // 1000 % 10_000
+        self._bridge = f"tde{number}"
+        self._address = f"10.{208 + number // 256}.{number % 256}.1/24"
 
     @property
     def pid(self) -> int:
@@ -57,14 +60,26 @@ class PrivateEngine:
         settings.write_text(json.dumps({"live-restore": self._live_restore}))
         words = [program, "--config-file", str(settings), "--host", self.host]
         words += ["--data-root", str(self._data), "--exec-root", str(self.folder / "exec")]
-        words += ["--pidfile", str(self.folder / "d.pid"), "--bridge", "none", "--iptables=false"]
+        words += ["--pidfile", str(self.folder / "d.pid"), "--bridge", self._bridge, "--iptables=false"]
         words += ["--ip-forward=false", "--ip-masq=false", "--userland-proxy=false"]
         (self.folder / "d.pid").unlink(missing_ok=True)
+        self._make_bridge()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         self._until(self.answers, "the engine answers")
+
+    def _make_bridge(self) -> None:
+        if Path(f"/sys/class/net/{self._bridge}").exists():
+            return
+        for words in (
+            ["add", self._bridge, "type", "bridge"],
+            ["set", self._bridge, "up"],
+        ):
+            subprocess.run(["ip", "link", *words], check=True, capture_output=True)
+        address = ["ip", "addr", "add", self._address, "dev", self._bridge]
+        subprocess.run(address, check=True, capture_output=True)
 
     def answers(self) -> bool:
         """Tell whether it answers."""
@@ -136,6 +151,7 @@ class PrivateEngine:
             self.terminate()
         self._end_containerd()
         self._process = None
+        subprocess.run(["ip", "link", "delete", self._bridge], check=False, capture_output=True)
         for _ in range(50):
             _unmount_below(self.folder)
             shutil.rmtree(self.folder, ignore_errors=True)

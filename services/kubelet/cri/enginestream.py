@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,8 @@ from services.kubelet.cri.errors import EngineRefusedError, EngineUnreachableErr
 
 _OPEN_SECONDS = 15.0
 _HEAD_BYTES = 65_536
+# A stream that brings so much at a time has no rest.
+_FULL_BYTES = 32_768
 
 
 class EngineStreams:
@@ -53,15 +55,26 @@ class EngineStreams:
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnreachableError(self._host, str(error)) from error
 
-    async def logs(self, container_id: str, stream: str, *, since: str, follow: bool) -> AsyncIterator[bytes]:
+    async def logs(
+        self,
+        container_id: str,
+        stream: str,
+        *,
+        since: str,
+        follow: bool,
+        rest: Callable[[], Awaitable[None]] | None = None,
+    ) -> AsyncIterator[bytes]:
         """Yield raw bytes of one stream's log, each entry with its timestamp.
 
-        `stream` is stdout or stderr; `since` is `SECONDS.NANOSECONDS`.
+        `stream` is stdout or stderr; `since` is `SECONDS.NANOSECONDS`. After each piece nothing is read
+        until `rest` returns: what comes meanwhile waits in the kernel, and comes as one piece.
         """
         params = {stream: "1", "timestamps": "1", "since": since, "follow": "1" if follow else "0"}
         async with self._get(f"/containers/{container_id}/logs", params) as answer:
             async for chunk in answer.content.iter_any():
                 yield chunk
+                if rest is not None and len(chunk) < _FULL_BYTES:
+                    await _pause(answer, rest)
 
     async def events(
         self, filters: Mapping[str, list[str]], since: str = ""
@@ -116,6 +129,19 @@ class EngineStreams:
         status = int(head.split(b" ", 2)[1])
         if status not in (101, 200):
             raise EngineRefusedError(path, status, _message(await reader.read(_HEAD_BYTES)))
+
+
+async def _pause(answer: aiohttp.ClientResponse, rest: Callable[[], Awaitable[None]]) -> None:
+    """Leave what comes in the kernel for a while: reading each line as it comes would cost a wakeup each."""
+    connection = answer.connection
+    protocol = connection.protocol if connection is not None else None
+    if protocol is None:  # It has ended.
+        return
+    protocol.pause_reading()
+    try:
+        await rest()
+    finally:
+        protocol.resume_reading()
 
 
 def _unix_path(host: str) -> str:

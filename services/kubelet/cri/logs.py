@@ -13,6 +13,7 @@ import errno
 import json
 import os
 from collections.abc import AsyncIterator, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from services.common import failpoints
@@ -35,6 +36,8 @@ _ROOT_DEPTH = 2
 # So often that a stream's cursor lies in the file's tail, or beside the file.
 _SAVE_BYTES = _TAIL_BYTES // 4
 _RETRY_SECONDS = 0.2
+# Output is written this often at most: hundreds of containers that log line by line wake us together.
+_BEAT_SECONDS = 0.2
 _DRAIN_SECONDS = 5.0
 
 
@@ -96,8 +99,7 @@ class LogFile:
             if written < len(data):
                 os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for time, _ in entries:
-            self.cursors[stream] = self.cursors[stream].after(time)
+        self.cursors[stream] = self.cursors[stream].after_all([time for time, _ in entries])
         _WRITE.recorded_in_thread()
         self._unsaved += len(data)
         if self._unsaved > _SAVE_BYTES:
@@ -137,6 +139,7 @@ class LogKeeper:
         self._group: asyncio.TaskGroup | None = None
         self._files: dict[str, LogFile] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._draining: set[str] = set()
 
     def bind(self, group: asyncio.TaskGroup) -> None:
         """Say in which group the readers run."""
@@ -193,13 +196,25 @@ class LogKeeper:
         """Copy entries from the cursor on; returns how many were new."""
         cursor = file.cursors[stream]
         skipper, count = Skipper(cursor), 0
-        chunks = self._streams.logs(container_id, _STREAMS[stream], since=cursor.since(), follow=follow)
+        chunks = self._streams.logs(
+            container_id,
+            _STREAMS[stream],
+            since=cursor.since(),
+            follow=follow,
+            rest=partial(self._rest, container_id) if follow else None,
+        )
         async for entries in _entries(chunks, tty=tty, whole=not follow):
             new = [entry for entry in entries if skipper.is_new(entry[0])]
             if new:
                 file.write(stream, new)
                 count += len(new)
         return count
+
+    async def _rest(self, container_id: str) -> None:
+        """Wait for the next beat, the same for all containers; not when somebody waits for the end."""
+        if container_id not in self._draining:
+            now = asyncio.get_running_loop().time()
+            await asyncio.sleep(_BEAT_SECONDS - now % _BEAT_SECONDS)
 
     def reopen(self, container_id: str) -> bool:
         """Open a container's file anew; False when none is written."""
@@ -213,7 +228,9 @@ class LogKeeper:
         """Wait until an ended container's output is in its file, for a few seconds at most."""
         task = self._tasks.get(container_id)
         if task is not None:
+            self._draining.add(container_id)
             await asyncio.wait({task}, timeout=_DRAIN_SECONDS)
+            self._draining.discard(container_id)
 
     def drop(self, container_id: str) -> None:
         """Stop writing for a container that is gone."""
