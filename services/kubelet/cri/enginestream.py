@@ -134,14 +134,15 @@ class EngineStreams:
 async def _pause(answer: aiohttp.ClientResponse, rest: Callable[[], Awaitable[None]]) -> None:
     """Leave what comes in the kernel for a while: reading each line as it comes would cost a wakeup each."""
     connection = answer.connection
-    protocol = connection.protocol if connection is not None else None
-    if protocol is None:  # It has ended.
+    transport = connection.transport if connection is not None else None
+    if transport is None or not transport.is_reading():  # It has ended, or is held up already.
         return
-    protocol.pause_reading()
+    # The transport alone: aiohttp's own pause holds its parser too, which then gives a piece for each line.
+    transport.pause_reading()
     try:
         await rest()
     finally:
-        protocol.resume_reading()
+        transport.resume_reading()
 
 
 def _unix_path(host: str) -> str:

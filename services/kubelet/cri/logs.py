@@ -140,6 +140,7 @@ class LogKeeper:
         self._files: dict[str, LogFile] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining: set[str] = set()
+        self._resting: dict[str, set[asyncio.Future[None]]] = {}
 
     def bind(self, group: asyncio.TaskGroup) -> None:
         """Say in which group the readers run."""
@@ -172,6 +173,7 @@ class LogKeeper:
                     group.create_task(self._pump(container_id, file, stream, tty=tty))
         finally:
             self._files.pop(container_id, None)
+            self._resting.pop(container_id, None)
             file.close()
 
     async def _pump(self, container_id: str, file: LogFile, stream: int, *, tty: bool) -> None:
@@ -212,9 +214,19 @@ class LogKeeper:
 
     async def _rest(self, container_id: str) -> None:
         """Wait for the next beat, the same for all containers; not when somebody waits for the end."""
-        if container_id not in self._draining:
-            now = asyncio.get_running_loop().time()
-            await asyncio.sleep(_BEAT_SECONDS - now % _BEAT_SECONDS)
+        if container_id in self._draining:
+            return
+        loop = asyncio.get_running_loop()
+        awake = loop.create_future()
+        now = loop.time()
+        timer = loop.call_at(now + _BEAT_SECONDS - now % _BEAT_SECONDS, _wake, awake)
+        resting = self._resting.setdefault(container_id, set())
+        resting.add(awake)
+        try:
+            await awake
+        finally:
+            timer.cancel()
+            resting.discard(awake)
 
     def reopen(self, container_id: str) -> bool:
         """Open a container's file anew; False when none is written."""
@@ -229,6 +241,8 @@ class LogKeeper:
         task = self._tasks.get(container_id)
         if task is not None:
             self._draining.add(container_id)
+            for awake in self._resting.get(container_id, ()):
+                _wake(awake)
             await asyncio.wait({task}, timeout=_DRAIN_SECONDS)
             self._draining.discard(container_id)
 
@@ -245,6 +259,11 @@ class LogKeeper:
         kept = [path.name.partition(".")[0] for path in self._directory.glob("*")]
         for container_id in {*kept, *self._tasks}.difference(container_ids):
             self.drop(container_id)
+
+
+def _wake(awake: asyncio.Future[None]) -> None:
+    if not awake.done():
+        awake.set_result(None)
 
 
 async def _entries(
