@@ -28,7 +28,7 @@ LIMIT_SECONDS = 30
 class Server:
     """The process, and a client of it."""
 
-    def __init__(self, folder: Path, docker_host: str = "unix:///var/run/docker.sock") -> None:
+    def __init__(self, folder: Path, docker_host: str = "") -> None:
         mark = uuid.uuid4().hex[:5]
         self.folder = folder
         self.config = CriConfig(
@@ -39,7 +39,7 @@ class Server:
             pod_cidr=f"10.{64 + int(mark[:2], 16) % 60}.{int(mark[2:4], 16)}.0/24",
             chain_prefix=f"TT{mark.upper()}",
             veth_prefix=f"t{mark[:3]}",
-            docker_host=docker_host,
+            docker_host=docker_host or CriConfig().docker_host,
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._channel = open_channel(f"unix://{self.config.socket}")
@@ -50,9 +50,9 @@ class Server:
         """Start the process and wait until it answers."""
         config = self.config
         words = ["--socket", config.socket, "--state-directory", config.state_directory]
+        words += ["--docker-host", config.docker_host]
         words += ["--node-name", config.node_name, "--bridge", config.bridge, "--pod-cidr", config.pod_cidr]
         words += ["--chain-prefix", config.chain_prefix, "--veth-prefix", config.veth_prefix]
-        words += ["--docker-host", config.docker_host]
         with (self.folder / "server.log").open("ab") as output:
             self._process = await asyncio.to_thread(
                 subprocess.Popen,
@@ -74,6 +74,12 @@ class Server:
         async with asyncio.timeout(LIMIT_SECONDS):
             while not await holds():  # noqa: ASYNC110  # the condition lies in another process
                 await asyncio.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
 
     async def kill(self) -> None:
         """Kill the process."""

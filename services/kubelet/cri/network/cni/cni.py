@@ -173,6 +173,10 @@ class CniNetwork:
         held = self._records.find(sandbox_id)
         return result.addresses(held.result) if held is not None and held.result is not None else ()
 
+    def maps_ports(self, sandbox_id: str) -> bool:
+        """Tell that the plugins map host ports, if one of the configuration does."""
+        return True
+
     async def list_attached(self) -> frozenset[str]:
         """List the ids of all sandboxes with a record, half-made ones included."""
         return frozenset(held.sandbox_id for held in self._records.all())
