@@ -77,6 +77,7 @@ def cri_config(config: KubeletConfig) -> CriConfig:
         chain_prefix=config.chain_prefix,
         veth_prefix=config.veth_prefix,
         proc_sys=config.proc_sys,
+        pull_progress_deadline_seconds=config.pull_progress_deadline_seconds,
         log_level=config.log_level,
     )
 

@@ -31,6 +31,9 @@ class KubeletConfig:
     veth_prefix: str = setting("tp", help="Prefix of the host's ends of pod links.")
     proc_sys: Path = setting(Path("/proc/sys"), help="Where sysctls can be written.")
     pause_image: str = setting("tripod-pause:1", help="Image of the container that holds a sandbox.")
+    pull_progress_deadline_seconds: int = setting(
+        60, help="Longest wait for an image without any progress of its pull."
+    )
     cadvisor_address: str = setting(
         "", help="cAdvisor's gRPC address; empty means cadvisor.sock in the run directory."
     )
