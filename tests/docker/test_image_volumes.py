@@ -19,7 +19,7 @@ from tests.lab.dockerd import TEST_IMAGE, PrivateEngine, private_engine
 from tests.lab.registry import Registry, registry
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
-MANY = 60
+MANY = 40
 CANARY = "canary-77aa-secret"
 
 
@@ -251,9 +251,27 @@ async def test_a_killed_server_leaves_no_mount(box: Box) -> None:
     assert mount.image.image_ref == image
 
 
+async def test_the_pause_image_is_pinned_and_made_anew(box: Box) -> None:
+    """It stays while sandboxes use it; when somebody removes it by force, the next sandbox gets another."""
+    name = box.server.config.pause_image
+    spec = pb.ImageSpec(image=name)
+    status = await box.server.ask(box.server.images.ImageStatus, pb.ImageStatusRequest(image=spec))
+    with pytest.raises(RemoteError) as refused:
+        await box.remove_image(name)
+    await asyncio.to_thread(box.engine.docker, "rmi", "-f", name)
+    second = await box.server.sandbox("second")
+    runtime = box.server.runtime
+    await box.server.ask(runtime.StopPodSandbox, pb.StopPodSandboxRequest(pod_sandbox_id=second))
+    await box.server.ask(runtime.RemovePodSandbox, pb.RemovePodSandboxRequest(pod_sandbox_id=second))
+
+    assert status.image.pinned
+    assert refused.value.reason == "IMAGE_IN_USE"
+    assert second
+
+
 @pytest.mark.fault("F6")
 async def test_a_killed_engine_leaves_no_mount(box: Box) -> None:
-    """The container runs on with its volume, which goes with it; an old engine is started twice."""
+    """The container runs on with its volume, which goes once the engine lets it go."""
     box.registry.add("data", "1", layers=_layers())
     container = await box.container(_volume(await box.pull(box.registry.name("data", "1"))))
     await asyncio.to_thread(box.engine.kill)
