@@ -1,4 +1,4 @@
-"""Keep a service small: leave out modules that nothing of it uses, and give freed memory back.
+"""Keep a service small and quick: leave out unused modules, give freed memory back, put collections off.
 
 Figures are of resident memory, CPython 3.11 and glibc on x86_64.
 """
@@ -6,6 +6,7 @@ Figures are of resident memory, CPython 3.11 and glibc on x86_64.
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,21 @@ def without(*modules: str) -> Iterator[None]:
     finally:
         for name in left_out:
             del sys.modules[name]
+
+
+@contextmanager
+def collection_put_off() -> Iterator[None]:
+    """Build many values that stay, without looking for garbage among them again and again.
+
+    For a bounded piece of work without awaiting: it holds for the whole process. May be nested.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Memory:

@@ -122,6 +122,7 @@ class Kubelet:
         facts = NodeFacts(config.state_directory, self._machine.memory_bytes, servers, searches)
         actor = Actor(self._runtime, self._store, self._files, self._events, facts)
         self._workers = PodWorkers(
+            files=self._files,
             source=self._store,
             runtime=self._runtime,
             actor=actor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -217,6 +217,10 @@ class LogFiles(Protocol):
         """Return the files in a folder with their sizes; nothing for a folder that is not there."""
         ...
 
+    async def oversized(self, paths: Sequence[Path], limit_bytes: int) -> Collection[Path]:
+        """Return the files that have as many bytes or more."""
+        ...
+
     async def move(self, source: Path, target: Path) -> None:
         """Give a file another name, which must be free. Raises `KubeletError`."""
         ...
@@ -243,6 +247,14 @@ class PodFiles(Protocol):
 
     async def remove_logs(self, pod: Pod) -> None:
         """Remove a pod's logs."""
+        ...
+
+    async def recall(self, uid: PodUid) -> str:
+        """Return what was last remembered of a pod; empty when nothing was, or it cannot be read."""
+        ...
+
+    async def remember(self, uid: PodUid, text: str) -> None:
+        """Keep a text with a pod that has a folder. Raises `OSError`; the old text stays."""
         ...
 
     async def known(self) -> set[PodUid]:

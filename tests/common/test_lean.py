@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.common import gauges
-from services.common.lean import without
+from services.common.lean import collection_put_off, without
 
 
 def test_a_module_that_is_left_out_is_as_one_that_is_not_installed() -> None:
@@ -37,6 +38,24 @@ def test_a_service_holds_no_module_that_it_does_not_use(service: str, absent: se
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert not absent & set(done.stdout.split())
+
+
+def test_collection_is_put_off_until_the_outermost_end_whatever_happens() -> None:
+    """An error within, or one piece of work within another, does not leave a process without it."""
+    seen = []
+
+    def work() -> None:
+        with collection_put_off():
+            with collection_put_off():
+                seen.append(gc.isenabled())
+            seen.append(gc.isenabled())
+            raise ValueError("within")
+
+    with pytest.raises(ValueError, match="within"):
+        work()
+
+    assert seen == [False, False]
+    assert gc.isenabled()
 
 
 def test_freed_memory_goes_back_to_the_kernel() -> None:

@@ -11,6 +11,7 @@ class FakeFiles:
     def __init__(self) -> None:
         self.folders: set[PodUid] = set()
         self.hosts: dict[PodUid, str] = {}
+        self.records: dict[PodUid, str] = {}
 
     async def prepare(self, pod: Pod) -> None:
         """Make a folder."""
@@ -23,6 +24,16 @@ class FakeFiles:
     async def remove(self, pod: PodUid) -> None:
         """Remove a folder."""
         self.folders.discard(pod)
+        self.records.pop(pod, None)
+
+    async def recall(self, uid: PodUid) -> str:
+        """Return a text."""
+        return self.records.get(uid, "")
+
+    async def remember(self, uid: PodUid, text: str) -> None:
+        """Keep a text with a folder."""
+        if uid in self.folders:
+            self.records[uid] = text
 
     async def remove_logs(self, pod: Pod) -> None:
         """Do nothing: there are no logs."""

@@ -57,15 +57,21 @@ def _lines(made: Node, name: str) -> list[bytes]:
     return text.split(b"\n")[:-1]
 
 
+_CALM_SECONDS = 2.0
+
+
 async def _settled(made: Node, name: str) -> None:
-    """Wait until a pod has ended and its log grows no more."""
-    sizes: list[int] = []
+    """Wait until a pod has ended and its log grows no more: an engine may tell the last part late."""
+    loop, size, since = asyncio.get_running_loop(), -1, 0.0
 
     async def holds() -> bool:
+        nonlocal size, since
         found = (await made.pods()).get(name)
         ended = found is not None and found.containers[0].state.HasField("exit_code")
-        sizes.append(sum(path.stat().st_size for path in _files(made, name)))
-        return ended and len(sizes) > 20 and len(set(sizes[-20:])) == 1
+        now = sum(path.stat().st_size for path in _files(made, name))
+        if now != size or not ended:
+            size, since = now, loop.time()
+        return loop.time() - since > _CALM_SECONDS
 
     await made.until(holds, f"the log of {name} is whole")
 

@@ -20,7 +20,7 @@ import pytest
 from tripod.kubelet.v1 import object_service_pb2 as object_pb
 
 from bench.report import percentile
-from tests.matrix.process import ROOT, until
+from tests.matrix.process import MANNERS, ROOT, Service, until
 from tests.matrix.proxy import BACKENDS, TABLE, VIP, ProxyMatrix, World, port, world
 
 pytestmark = pytest.mark.netns
@@ -272,3 +272,32 @@ def test_datagrams_from_one_port_reach_a_live_endpoint(failpoints: str, tmp_path
     say(f"the flow moved after {taken:.3f} s")
     # 1 s is the bar for a living proxy; a killed one must come back first, on a busy machine.
     assert taken < (30.0 if failpoints else 10.0)
+
+
+@pytest.mark.fault("F2")
+def test_an_end_that_nobody_misses_any_more_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a story's last instant a service told to end has answered all; the matrix waits and counts it."""
+    monkeypatch.setattr(Service, "manner", MANNERS["TERM"])
+    asyncio.run(_end_unmissed(tmp_path))
+
+
+async def _end_unmissed(tmp_path: Path) -> None:
+    async with world(tmp_path / "w") as made:
+        service = made.service
+        await service.start("rules.decide.recorded=1*kill->off")
+
+        async def told() -> bool:
+            return service.log.read_text().count("Ending on a signal") == 1
+
+        await until(told, "it is told to end")
+        await service.terminate()
+        counted, service.killed_itself = service.killed_itself, False
+        await service.start()
+        await made.programmed("web", 2)
+        await service.terminate()
+
+        assert counted
+        # Ended by the matrix alone.
+        assert not service.killed_itself

@@ -94,6 +94,17 @@ async def main():
 asyncio.run(main())
 """
 )
+SPARSE = (
+    BEGIN
+    + """
+async def main():
+    # No endpoints and no services: the steps between the first and the last have nothing to do.
+    have = Ruleset(refused=frozenset({("10.2.0.1", "tcp", 80)}), addresses=frozenset({"10.2.0.1"}))
+    await kernel.rewrite(have)
+    assert await kernel.read() == have
+asyncio.run(main())
+"""
+)
 REFUSE = (
     BEGIN
     + """
@@ -154,6 +165,11 @@ def test_nft_lists_our_table_as_its_own() -> None:
 def test_each_of_many_changes_leads_where_it_should() -> None:
     """48 rulesets at random, one after another; what is read back is what was wanted."""
     within(python(WALK))
+
+
+def test_a_new_table_is_made_to_the_end_though_some_steps_have_nothing_to_do() -> None:
+    """Services without any endpoint are refused from the first moment, too."""
+    within(python(SPARSE))
 
 
 @pytest.mark.fault("F41")

@@ -9,7 +9,7 @@ from services.proxy.core import compose, endpoints, ruleset
 from services.proxy.core.compose import Composer
 from services.proxy.core.model import Pod, Protocol, Service, ServicePort
 from services.proxy.core.planner import Planner
-from services.proxy.core.ruleset import Ruleset
+from services.proxy.core.ruleset import Part, Ruleset
 from tests.fakes.kernel import apply
 
 NODES = ["192.0.2.1", "192.0.2.2"]
@@ -78,6 +78,26 @@ def test_any_order_of_news_leads_to_the_same_rules(steps: list[Service | Pod | s
             assert planner.decisions == {decision.service.uid: decision for decision in wanted}
             assert composer.rules == compose.build(wanted, NODES)
             assert kernel == composer.rules
+
+
+def test_what_is_settled_is_not_taken_as_a_change() -> None:
+    """After a look at the whole, only what came later is new."""
+    composer = Composer()
+    early, late = ("10.2.0.1", "tcp", 80), ("10.2.0.2", "tcp", 80)
+    composer.put("s1", Part("10.2.0.1", {early: (("10.1.0.1", 8080),)}))
+    composer.settle()
+    composer.put("s2", Part("10.2.0.2", {late: (("10.1.0.2", 8080),)}))
+
+    was, now = composer.take()
+
+    assert was == Ruleset()
+    # The chain for one endpoint was there already.
+    assert now == Ruleset(
+        endpoints={(*late, 0): ("10.1.0.2", 8080)},
+        services={late: 1},
+        addresses={"10.2.0.2"},
+        hairpins={"10.1.0.2"},
+    )
 
 
 def test_a_pod_touches_its_own_services_only() -> None:

@@ -139,18 +139,22 @@ class Node:
 
 
 @asynccontextmanager
-async def running(folder: Path, runtime: FakeRuntime, kernel: MemoryKernel) -> AsyncIterator[Node]:
+async def running(
+    folder: Path, runtime: FakeRuntime, kernel: MemoryKernel, files: FakeFiles | None = None
+) -> AsyncIterator[Node]:
     """Run a node on a folder; a second one on the same folder and fakes is its restart."""
     clock, traces = SystemClock(), telemetry.setup("tripod-test")
     store = ObjectStore(folder / "db", Ranges(IPv4Network("10.2.0.0/24")), clock, run_id=str(id(traces)))
     await store.open()
     statuses: WatchHub[PodStatus] = WatchHub(store.pod_hub.run_id)
-    events, files, probes = EventLog(clock, "run"), FakeFiles(), Probes()
+    events, probes = EventLog(clock, "run"), Probes()
+    files = files or FakeFiles()
     actor = Actor(runtime, store, files, events, NodeFacts(folder, 1 << 30))
     workers = PodWorkers(
         source=store,
         runtime=runtime,
         actor=actor,
+        files=files,
         events=events,
         clock=clock,
         hub=statuses,
@@ -357,6 +361,37 @@ async def test_a_deleted_pod_goes_wholly(node: Node) -> None:
     assert await node.runtime.list_pods() == {}
     assert node.files.folders == set()
     assert node.store.pods() == []
+
+
+async def test_what_was_removed_while_no_kubelet_ran_is_not_forgotten(tmp_path: Path) -> None:
+    """A restart count goes on, a finished pod stays finished, and the start time stays what it was."""
+    runtime, kernel, files = FakeRuntime(present=["app:1"]), MemoryKernel(), FakeFiles()
+    async with running(tmp_path, runtime, kernel, files) as first:
+        await first.apply(a_pod("runs"), a_pod("job", restartPolicy="Never"))
+        await first.until_ready("runs")
+        await first.until_ready("job")
+        pods = await first.pods()
+        runtime.end(PodUid(pods["job"].uid), "app", 0)
+
+        async def told() -> bool:
+            return (await first.pods())["job"].phase == pod_pb.POD_PHASE_SUCCEEDED
+
+        await first.until(told)
+    for pod in pods.values():
+        for container in (await runtime.observe(PodUid(pod.uid))).containers:
+            await runtime.remove_container(container.id)
+    async with running(tmp_path, runtime, kernel, files) as second:
+
+        async def restarted() -> bool:
+            runs = (await second.pods())["runs"]
+            return runs.ready and runs.containers[0].restart_count == 1
+
+        await second.until(restarted)
+        after = await second.pods()
+
+    assert after["job"].phase == pod_pb.POD_PHASE_SUCCEEDED
+    assert after["job"].containers[0].restart_count == 0
+    assert {name: pod.start_time for name, pod in after.items()} == {n: p.start_time for n, p in pods.items()}
 
 
 async def test_a_restart_touches_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from services.kubelet.errors import KubeletError
 log = get_logger(__name__)
 # Everyone may write in an emptyDir, as the kubelet has it: a pod may run as any user.
 _VOLUME_MODE = 0o777
+_RECORD_BYTES = 1 << 20
 
 
 class DiskFiles:
@@ -54,6 +55,27 @@ class DiskFiles:
     def _write_hosts(self, path: Path, text: str) -> None:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
+
+    async def recall(self, uid: PodUid) -> str:
+        """Return what was last remembered of a pod."""
+        return await asyncio.to_thread(self._recall, volumes.record_file(self._state, uid))
+
+    def _recall(self, path: Path) -> str:
+        try:
+            return path.read_text() if path.stat().st_size <= _RECORD_BYTES else ""
+        except (OSError, ValueError):
+            return ""
+
+    async def remember(self, uid: PodUid, text: str) -> None:
+        """Keep a text with a pod: replaced whole, so that a kill leaves the old one or the new one."""
+        await asyncio.to_thread(self._remember, volumes.record_file(self._state, uid), text)
+
+    def _remember(self, path: Path, text: str) -> None:
+        if path.parent.is_dir():
+            fresh = path.with_name(f"{path.name}.new")
+            fresh.write_text(text)
+            fresh.chmod(0o600)
+            fresh.replace(path)
 
     async def remove(self, pod: PodUid) -> None:
         """Remove everything of a pod but its logs."""

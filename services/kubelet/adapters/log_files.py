@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from services.common.errors import Code
 from services.kubelet.errors import KubeletError
+
+_FEW = 200
 
 
 class DiskLogFiles:
@@ -19,6 +22,13 @@ class DiskLogFiles:
         """Return the files in a folder with their sizes; nothing for a folder that is not there."""
         return await asyncio.to_thread(_sizes, folder)
 
+    async def oversized(self, paths: Sequence[Path], limit_bytes: int) -> Collection[Path]:
+        """Return the files that have as many bytes or more; an absent one has none."""
+        # A look at the size of a few local files costs less than the way to a thread.
+        if len(paths) <= _FEW:
+            return _oversized(paths, limit_bytes)
+        return await asyncio.to_thread(_oversized, paths, limit_bytes)
+
     async def move(self, source: Path, target: Path) -> None:
         """Give a file another name, which must be free. Raises `KubeletError`."""
         await asyncio.to_thread(_move, source, target)
@@ -26,6 +36,15 @@ class DiskLogFiles:
     async def remove(self, path: Path) -> None:
         """Remove a file. An absent one is no error."""
         await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+def _oversized(paths: Sequence[Path], limit_bytes: int) -> set[Path]:
+    found = set()
+    for path in paths:
+        with suppress(OSError):
+            if os.lstat(path).st_size >= limit_bytes:
+                found.add(path)
+    return found
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -67,6 +67,10 @@ class ObservedPod:
     sandboxes: tuple[ObservedSandbox, ...] = ()
     containers: tuple[ObservedContainer, ...] = ()
 
+    def present(self) -> ObservedPod:
+        """Return the pod without what is known from an earlier look alone."""
+        return replace(self, containers=tuple(c for c in self.containers if not c.removed))
+
     def with_sandbox(self, made: ObservedSandbox) -> ObservedPod:
         """Return the pod with a new sandbox, which is the newest."""
         return replace(self, sandboxes=(made, *self.sandboxes))

@@ -118,7 +118,7 @@ class Circumstances:
     """What a status depends on besides the pod and the runtime.
 
     `readiness` is the verdict of each container's readiness probe, by container id;
-    absent means that there is none yet.
+    absent means that there is none yet. `start_time` is when a run before saw the pod first.
     """
 
     readiness: Mapping[str, bool]
@@ -126,6 +126,7 @@ class Circumstances:
     host_ip: str
     now: datetime
     trace_id: str = ""
+    start_time: datetime | None = None
 
 
 def compute_status(
@@ -142,7 +143,7 @@ def compute_status(
         containers=containers,
         pod_ips=sandbox.addresses if sandbox and sandbox.ready else (),
         host_ip=around.host_ip,
-        start_time=previous.start_time if previous else around.now,
+        start_time=previous.start_time if previous else around.start_time or around.now,
         deletion_time=pod.deletion_time,
         trace_id=around.trace_id,
     )

@@ -39,6 +39,11 @@ def log_root(state: Path) -> Path:
     return state / "pod-logs"
 
 
+def record_file(state: Path, uid: PodUid) -> Path:
+    """Return the file of what must not be forgotten of a pod."""
+    return pod_directory(state, uid) / "record.json"
+
+
 def log_directory(state: Path, pod: Pod) -> Path:
     """Return the folder of a pod's logs."""
     return log_root(state) / f"{pod.namespace}_{pod.name}_{pod.uid}"

@@ -18,7 +18,8 @@ from services.kubelet.ports import PodFiles, PodSource, Runtime
 
 log = get_logger(__name__)
 _ORPHAN = failpoints.step("orphan.remove")
-PERIOD_SECONDS = 5.0
+PERIOD_SECONDS = 10.0
+_AGAIN_SECONDS = 3.0
 _GRACE_SECONDS = 2
 
 
@@ -38,14 +39,14 @@ class Housekeeper:
         self._spared = frozenset(uids)
 
     async def run(self) -> None:
-        """Clean up every few seconds, for ever."""
+        """Clean up again and again, sooner when something is suspected."""
         while True:
             try:
                 with telemetry.unrecorded():
                     await self.clean()
             except TripodError as error:
                 log.warning("Could not clean up", reason=error.reason, error=error.message)
-            await self._clock.sleep(PERIOD_SECONDS)
+            await self._clock.sleep(_AGAIN_SECONDS if self._suspects else PERIOD_SECONDS)
 
     async def clean(self) -> None:
         """Remove the orphans that the look before found already."""

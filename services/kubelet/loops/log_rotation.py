@@ -48,19 +48,30 @@ class LogRotator:
         self._clock = clock
         self._state = state_directory
         self._limits = limits
+        self._cared: dict[ContainerId, Path] = {}
 
     async def run(self) -> None:
         """Look every second, for ever."""
         while True:
-            with telemetry.unrecorded():
-                await self.look()
+            await self.look()
             await self._clock.sleep(PERIOD_SECONDS)
 
     async def look(self) -> None:
-        """Rotate what is too large now; one that cannot be rotated keeps no other from it."""
-        for pod, status in self._containers():
+        """Rotate what is too large now; one that cannot be rotated keeps no other from it.
+
+        A folder is listed when its container is new to us or its log too large, so that
+        a second in which nothing happens costs a look at each size alone.
+        """
+        found = {ContainerId(status.container_id): (pod, status) for pod, status in self._containers()}
+        new = found.keys() - self._cared.keys()
+        self._cared = {key: self._cared.get(key) or self._active(*found[key]) for key in found}
+        large = await self._files.oversized(list(self._cared.values()), self._limits.file_bytes)
+        for key, (pod, status) in found.items():
+            if key not in new and self._cared[key] not in large:
+                continue
             try:
-                await self._care(pod, status)
+                with telemetry.unrecorded():
+                    await self._care(pod, status)
             except TripodError as error:
                 log.warning(
                     "Could not rotate a log",
@@ -77,8 +88,11 @@ class LogRotator:
             if status is not None:
                 yield from ((pod, container) for container in status.containers if container.container_id)
 
+    def _active(self, pod: Pod, status: ContainerStatus) -> Path:
+        return volumes.log_directory(self._state, pod) / volumes.log_path(status.name, status.restart_count)
+
     async def _care(self, pod: Pod, status: ContainerStatus) -> None:
-        active = volumes.log_directory(self._state, pod) / volumes.log_path(status.name, status.restart_count)
+        active = self._active(pod, status)
         sizes = await self._files.sizes(active.parent)
         for name in log_files.outlived(sizes, status.restart_count):
             await self._files.remove(active.parent / name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.clock import Clock, unix_nanoseconds
@@ -21,6 +22,7 @@ from services.kubelet.core.explain import Doing, Failure, Work
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.core.plan import Action, Memory, WaitUntil, plan_pod
+from services.kubelet.core.record import decode, encode, record, remembered
 from services.kubelet.core.status import (
     Circumstances,
     PodPhase,
@@ -31,10 +33,11 @@ from services.kubelet.core.status import (
 from services.kubelet.loops.actions import Actor, Outcome
 from services.kubelet.loops.episode import Episode, recording
 from services.kubelet.loops.prober import Prober
-from services.kubelet.ports import EventSink, PodSource, Runtime
+from services.kubelet.ports import EventSink, PodFiles, PodSource, Runtime
 
 log = get_logger(__name__)
 _PUBLISH = failpoints.step("pod.status.publish")
+_RECORD = failpoints.step("pod.record")
 # More than a node has pods: a pod that waits, for a pull or its grace, keeps no other from being looked at.
 WORKERS = 256
 _RELIST_SECONDS = 60.0
@@ -59,6 +62,9 @@ class _State:
     observed: ObservedPod | None = None
     doing: Doing | None = None
     failure: Failure | None = None
+    recalled: bool = False
+    recorded: str = ""
+    start_time: datetime | None = None
 
 
 class PodWorkers:
@@ -70,6 +76,7 @@ class PodWorkers:
         source: PodSource,
         runtime: Runtime,
         actor: Actor,
+        files: PodFiles,
         events: EventSink,
         clock: Clock,
         hub: WatchHub[PodStatus],
@@ -78,6 +85,7 @@ class PodWorkers:
         self._source = source
         self._runtime = runtime
         self._actor = actor
+        self._files = files
         self._events = events
         self._clock = clock
         self.hub = hub
@@ -193,11 +201,38 @@ class PodWorkers:
             self._begin(pod, state, observed)
         actions = self._plan(pod, state, observed)
         await self._act(pod, state, observed, actions)
+        await self._record(pod.uid, state)
+
+    async def _recall(self, uid: PodUid, state: _State) -> None:
+        """Take up what a run before knew of a pod."""
+        state.recalled = True
+        state.recorded = await self._files.recall(uid)
+        kept = decode(state.recorded)
+        if kept is not None:
+            state.memory, state.start_time = remembered(state.memory, kept), kept.start_time
+
+    async def _record(self, uid: PodUid, state: _State) -> None:
+        """Keep what a run after this one must know; a disk that is full costs that alone."""
+        if uid not in self._states or state.status is None:
+            return
+        text = encode(record(state.memory, state.status.start_time))
+        if text == state.recorded:
+            return
+        try:
+            async with _RECORD:
+                await self._files.remember(uid, text)
+        except OSError as error:
+            log.warning("Could not keep a pod's record", pod_uid=uid, error=str(error))
+        else:
+            state.recorded = text
+            await _RECORD.recorded()
 
     async def _observe(self, pod: Pod, state: _State) -> ObservedPod:
         if state.status is None and self._source.take_new(pod.uid):
-            state.observed = ObservedPod(pod.uid)
+            state.recalled, state.observed = True, ObservedPod(pod.uid)
             return state.observed
+        if not state.recalled:
+            await self._recall(pod.uid, state)
         with telemetry.span(telemetry_names.POD_OBSERVE):
             seen = await self._runtime.observe(pod.uid)
         state.memory = plan.look_again(state.memory, seen)
@@ -270,9 +305,17 @@ class PodWorkers:
                 return
             state.doing = None
             self._note_outcome(state, outcome)
-            observed = state.observed = outcome.observed or await self._observe(pod, state)
+            observed = await self._after(pod, state, outcome)
         self._publish(pod, state, observed)
         self._queue.add_after(pod.uid, 0.01 if outcome.failures else _RELIST_SECONDS)
+
+    async def _after(self, pod: Pod, state: _State, outcome: Outcome) -> ObservedPod:
+        """Return the pod as it is after a plan."""
+        if outcome.observed is None:
+            return await self._observe(pod, state)
+        state.observed = outcome.observed
+        state.memory = plan.look_again(state.memory, outcome.observed.present())
+        return outcome.observed
 
     def _begun(self, state: _State, action: Action) -> None:
         state.doing = Doing(action, self._clock.now())
@@ -297,6 +340,7 @@ class PodWorkers:
             host_ip=self._host_ip,
             now=self._clock.now(),
             trace_id=state.trace_id,
+            start_time=state.start_time,
         )
         status = compute_status(pod, observed, around, state.status)
         if self._prober is not None:

@@ -39,7 +39,7 @@ T = TypeVar("T")
 _APPLY = failpoints.step("store.apply")
 _DELETE = failpoints.step("store.delete")
 _FINALIZE = failpoints.step("store.finalize")
-_MAINTAIN_SECONDS = 2.0
+_MAINTAIN_SECONDS = 5.0
 StoredObject = Pod | Service
 
 

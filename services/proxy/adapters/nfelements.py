@@ -49,10 +49,6 @@ def _slot(slot: Slot) -> bytes:
     return _SLOT.pack(inet_aton(slot[0]), _NUMBERS[slot[1]], htons(slot[2]), slot[3])
 
 
-def _target(target: Target) -> bytes:
-    return _TARGET.pack(inet_aton(target[0]), htons(target[1]))
-
-
 def _around(key_length: int, value: bytes) -> tuple[bytes, bytes]:
     """Return what is before and behind the key of an element with this value (encoded, or empty)."""
     whole = nested(_ELEMENT, nested(_KEY, attribute(1, bytes(key_length))) + value)
@@ -68,7 +64,12 @@ def _keys_only(name: str, keys: Iterable[bytes]) -> list[bytes]:
 def _endpoints(values: Mapping[Slot, Target]) -> list[bytes]:
     before, behind = _around(SETS["endpoints"].key_length, nested(_VALUE, attribute(1, bytes(_TARGET.size))))
     behind = behind[: -_TARGET.size]
-    return [before + _slot(slot) + behind + _target(target) for slot, target in values.items()]
+    # One call packs the whole element.
+    pack = struct.Struct(f"={len(before)}s4sB3xH2xI{len(behind)}s4sH2x").pack
+    return [
+        pack(before, inet_aton(ip), _NUMBERS[protocol], htons(port), index, behind, inet_aton(to), htons(at))
+        for (ip, protocol, port, index), (to, at) in values.items()
+    ]
 
 
 def _services(values: Mapping[Place, int]) -> list[bytes]:

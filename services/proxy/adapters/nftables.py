@@ -93,12 +93,23 @@ class NftablesKernel:
 
     def _rewrite(self, netlink: NetlinkSocket, wanted: Ruleset) -> None:
         missing = not netlink.ask(message(GET_TABLE, 0, text(1, self._table)))
-        for transaction in beginning(self._table, wanted) if missing else [rewriting(self._table, wanted)]:
-            netlink.transact(transaction)
+        if missing:
+            _carry_out(netlink, beginning(self._table, wanted))
+        else:
+            netlink.transact(rewriting(self._table, wanted))
 
     async def remove(self) -> None:
         """Remove our table."""
         await self._in_thread(lambda netlink: netlink.transact(_removing(self._table)))
+
+
+def _carry_out(netlink: NetlinkSocket, transactions: Iterator[list[bytes]]) -> None:
+    """Carry out one after another; while the kernel works at one, the next is encoded."""
+    with ThreadPoolExecutor(max_workers=1) as encoder:
+        ahead = encoder.submit(next, transactions, None)
+        while (messages := ahead.result()) is not None:
+            ahead = encoder.submit(next, transactions, None)
+            netlink.transact(messages)
 
 
 def _removing(table: str) -> list[bytes]:

@@ -8,6 +8,7 @@ place, which the kubelet refuses, the smaller UID has it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
 from services.proxy.core.model import Decision
@@ -21,27 +22,24 @@ class _Uses(Generic[K]):
     """Counts the uses of values; `present` are those that somebody uses."""
 
     def __init__(self) -> None:
-        self.present: set[K] = set()
         self._counts: dict[K, int] = {}
         self._touched: dict[K, bool] = {}
+        self.present: AbstractSet[K] = self._counts.keys()
 
     def move(self, gone: Iterable[K], new: Iterable[K]) -> None:
         """Count some uses less and some more."""
+        counts = self._counts
         for value in new:
-            self._add(value, 1)
+            if value not in counts:
+                self._touched.setdefault(value, False)
+                counts[value] = 1
+            else:
+                counts[value] += 1
         for value in gone:
-            self._add(value, -1)
-
-    def _add(self, value: K, by: int) -> None:
-        before = self._counts.get(value, 0)
-        after = before + by
-        if after:
-            self._counts[value] = after
-        else:
-            del self._counts[value]
-        if not before or not after:
-            self._touched.setdefault(value, before > 0)
-            (self.present.add if after else self.present.discard)(value)
+            counts[value] -= 1
+            if not counts[value]:
+                self._touched.setdefault(value, True)
+                del counts[value]
 
     def take(self) -> tuple[frozenset[K], frozenset[K]]:
         """Return which values went and which came since the last time."""
@@ -49,6 +47,10 @@ class _Uses(Generic[K]):
         gone = frozenset(value for value, was in touched.items() if was and value not in self.present)
         new = frozenset(value for value, was in touched.items() if not was and value in self.present)
         return gone, new
+
+    def settle(self) -> None:
+        """Take what changed as known."""
+        self._touched = {}
 
 
 class Composer:
@@ -90,8 +92,8 @@ class Composer:
             self._claim(place, uid, claimed=place in after.places)
 
     def _claim(self, place: Place, uid: str, *, claimed: bool) -> None:
-        others = tuple(other for other in self._claims.get(place, ()) if other != uid)
-        claims = tuple(sorted((*others, uid))) if claimed else others
+        others = [other for other in self._claims.get(place, ()) if other != uid]
+        claims = tuple(sorted([*others, uid]) if claimed else others)
         if claims:
             self._claims[place] = claims
             self._lead(place, self._parts[claims[0]].places[place])
@@ -108,7 +110,8 @@ class Composer:
         old, new = before or (), after or ()
         for index in range(len(new), len(old)):
             del self._endpoints[(*place, index)]
-        self._endpoints.update(((*place, index), target) for index, target in enumerate(new))
+        for index, target in enumerate(new):
+            self._endpoints[(*place, index)] = target
         self._hairpins.move([target[0] for target in old], [target[0] for target in new])
         self._chains.move([len(old)] if old else (), [len(new)] if new else ())
         if new:
@@ -120,6 +123,12 @@ class Composer:
             del self._places[place]
         else:
             self._places[place] = after
+
+    def settle(self) -> None:
+        """Take what changed until now as known: the whole is compared, not the change."""
+        self._touched = {}
+        for uses in (self._addresses, self._hairpins, self._chains):
+            uses.settle()
 
     def take(self) -> tuple[Ruleset, Ruleset]:
         """Return what changed since the last time: as it was, and as it is now."""

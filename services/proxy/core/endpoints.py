@@ -8,45 +8,40 @@ still serve are, so that a last pod can be replaced without refusing anyone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from operator import attrgetter
 
 from services.proxy.core.model import Decision, Endpoint, Pod, PortDecision, Service, ServicePort
+
+_ORDER = attrgetter("name", "uid")
 
 
 def decide(service: Service, pods: Iterable[Pod]) -> Decision:
     """Decide for one service."""
-    matching = sorted((pod for pod in pods if selects(service, pod)), key=lambda pod: (pod.name, pod.uid))
-    return Decision(service, tuple(_decide_port(service, port, matching) for port in service.ports))
+    matching = sorted([pod for pod in pods if selects(service, pod)], key=_ORDER)
+    return Decision(service, tuple([_decide_port(service, port, matching) for port in service.ports]))
 
 
 def selects(service: Service, pod: Pod) -> bool:
     """Tell whether a pod stands behind a service. An empty selector selects nothing."""
     if service.namespace != pod.namespace or not service.selector:
         return False
-    return all(pod.labels.get(name) == value for name, value in service.selector.items())
+    return service.selector.items() <= pod.labels.items()
 
 
 def _decide_port(service: Service, port: ServicePort, pods: list[Pod]) -> PortDecision:
-    endpoints = tuple(_judge(service, port, pod) for pod in pods)
+    endpoints = [_judge(service, port, pod) for pod in pods]
     if not any(endpoint.used for endpoint in endpoints):
-        endpoints = tuple(_last_resort(endpoint) for endpoint in endpoints)
-    return PortDecision(port, endpoints)
+        endpoints = [_last_resort(endpoint) for endpoint in endpoints]
+    return PortDecision(port, tuple(endpoints))
 
 
 def _judge(service: Service, port: ServicePort, pod: Pod) -> Endpoint:
     number = target_number(port, pod)
     used, reason, message = _verdict(service, pod, port, number)
     return Endpoint(
-        pod_uid=pod.uid,
-        pod_name=pod.name,
-        address=pod.address,
-        port=number,
-        used=used,
-        ready=pod.ready,
-        serving=pod.serving,
-        terminating=pod.terminating,
-        reason=reason,
-        message=message,
+        *(pod.uid, pod.name, pod.address, number),
+        *(used, pod.ready, pod.serving, pod.terminating),
+        *(reason, message),
     )
 
 
@@ -70,7 +65,7 @@ def _last_resort(endpoint: Endpoint) -> Endpoint:
     if endpoint.reason != "Terminating" or not endpoint.serving:
         return endpoint
     message = "it is stopping, but still serves, and no other pod is ready"
-    return replace(endpoint, used=True, reason="TerminatingServing", message=message)
+    return endpoint._replace(used=True, reason="TerminatingServing", message=message)
 
 
 def target_number(port: ServicePort, pod: Pod) -> int:

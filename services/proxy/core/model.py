@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Protocol(Enum):
@@ -64,9 +65,11 @@ class Pod:
     ports: tuple[ContainerPort, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A pod's place behind one port of a service, and why traffic goes there or not."""
+class Endpoint(NamedTuple):
+    """A pod's place behind one port of a service, and why traffic goes there or not.
+
+    There are tens of thousands; a tuple is made four times as fast as a frozen dataclass.
+    """
 
     pod_uid: str
     pod_name: str
@@ -89,7 +92,7 @@ class PortDecision:
 
     def used(self) -> tuple[Endpoint, ...]:
         """Return the endpoints that get traffic."""
-        return tuple(endpoint for endpoint in self.endpoints if endpoint.used)
+        return tuple([endpoint for endpoint in self.endpoints if endpoint.used])
 
 
 @dataclass(frozen=True, slots=True)

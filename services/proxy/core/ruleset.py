@@ -63,7 +63,7 @@ def part(decision: Decision, node_addresses: Sequence[str]) -> Part:
         return Part()
     places: dict[Place, tuple[Target, ...]] = {}
     for port in decision.ports:
-        targets = tuple((endpoint.address, endpoint.port) for endpoint in port.used())
+        targets = tuple([(endpoint.address, endpoint.port) for endpoint in port.used()])
         protocol = port.port.protocol.value
         places[address, protocol, port.port.port] = targets
         if port.port.node_port:

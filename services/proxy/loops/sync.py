@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.clock import Clock, unix_nanoseconds
 from services.common.errors import TripodError
+from services.common.lean import collection_put_off
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
 from services.proxy.core import conntrack, ruleset
@@ -162,6 +163,8 @@ class ServiceSync:
         async with _READ:
             self._found = await self._kernel.read()
         await _READ.recorded()
+        # A run that ended in the middle may have taken a change and not done it.
+        self._dirty.set()
         while True:
             await self._dirty.wait()
             self._dirty.clear()
@@ -173,7 +176,7 @@ class ServiceSync:
         arrivals, self._arrivals = self._arrivals, []
         try:
             async with self._writing:
-                with _DECIDE:
+                with _DECIDE, collection_put_off():
                     self._decide()
                 _DECIDE.recorded_in_thread()
                 await self._program()
@@ -228,9 +231,11 @@ class ServiceSync:
     async def _program(self) -> None:
         """Bring the kernel in step: by what changed since the last time, or after a look at all it has."""
         in_step, self._in_step = self._in_step, False
-        before, after = self._composer.take()
-        found: Ruleset | Damage = before
-        if not in_step:
+        found: Ruleset | Damage
+        if in_step:
+            found, after = self._composer.take()
+        else:
+            self._composer.settle()
             found, after = await self._kernel.read(), self._composer.rules
         if in_step and found == after:
             self._in_step = True

@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeVar
 from services.kubelet.cri.streaming.groups import first_of
 from services.kubelet.cri.streaming.session import ClientGoneError
 from services.kubelet.cri.streaming.spdy import connection as spdy
-from services.kubelet.cri.streaming.spdy.connection import Connection
+from services.kubelet.cri.streaming.spdy.connection import STREAM_LIMIT, Connection
 from services.kubelet.cri.streaming.spdy.errors import GoAwayStatus, ResetStatus, SpdyError
 
 T = TypeVar("T")
@@ -121,8 +121,8 @@ class Multiplexer:
         self._wire = wire
         self._connection = Connection(client=client)
         self._streams: dict[int, SpdyStream] = {}
-        # Bounded: the connection refuses streams beyond its limit.
-        self._opened: asyncio.Queue[SpdyStream | None] = asyncio.Queue()
+        # Never full: the connection refuses streams beyond its limit, and two places are for the end.
+        self._opened: asyncio.Queue[SpdyStream | None] = asyncio.Queue(STREAM_LIMIT + 2)
         self._output = asyncio.Event()
         self._sending = False
         self._turn = Signal()

@@ -1,0 +1,78 @@
+"""What a pod's worker knows that a restart must not forget, as text. Pure.
+
+The runtime tells nearly all of a pod. It cannot tell when the pod was first seen, nor
+what somebody removed there: without it a restart count would go back, and a pod that
+had ended would run again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Any
+
+from services.kubelet.core.observed import ObservedContainer, RuntimeState
+from services.kubelet.core.plan import Memory
+
+_VERSION = 1
+_TIMES = ("started_at", "finished_at")
+_KEPT = tuple(field.name for field in fields(ObservedContainer))
+
+
+@dataclass(frozen=True, slots=True)
+class PodRecord:
+    """When the pod was first seen, the started containers of the latest look, and those that vanished."""
+
+    start_time: datetime | None = None
+    seen: tuple[ObservedContainer, ...] = ()
+    gone: tuple[ObservedContainer, ...] = ()
+
+
+def record(memory: Memory, start_time: datetime | None) -> PodRecord:
+    """Take what must be kept from a worker's memory."""
+    return PodRecord(start_time, memory.seen, memory.gone)
+
+
+def remembered(memory: Memory, kept: PodRecord) -> Memory:
+    """Put back what a run before has kept."""
+    return replace(memory, seen=kept.seen, gone=kept.gone)
+
+
+def encode(value: PodRecord) -> str:
+    """Write a record."""
+    return json.dumps(
+        {
+            "version": _VERSION,
+            "start_time": value.start_time.isoformat() if value.start_time else None,
+            "seen": [_plain(container) for container in value.seen],
+            "gone": [_plain(container) for container in value.gone],
+        }
+    )
+
+
+def _plain(container: ObservedContainer) -> dict[str, Any]:
+    made = {name: getattr(container, name) for name in _KEPT}
+    made["state"] = container.state.value
+    return made | {name: made[name].isoformat() if made[name] else None for name in _TIMES}
+
+
+def decode(text: str) -> PodRecord | None:
+    """Read a record back; None for what is none, or is of another version."""
+    try:
+        values = json.loads(text)
+        if values["version"] != _VERSION:
+            return None
+        start = values["start_time"]
+        return PodRecord(
+            datetime.fromisoformat(start) if start else None,
+            tuple(_container(item) for item in values["seen"]),
+            tuple(_container(item) for item in values["gone"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _container(values: dict[str, Any]) -> ObservedContainer:
+    times = {name: datetime.fromisoformat(values[name]) if values[name] else None for name in _TIMES}
+    return ObservedContainer(**{**values, **times, "state": RuntimeState(values["state"])})
