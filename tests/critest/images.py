@@ -1,7 +1,7 @@
 """Stand-ins for the images that the suite asks for, made from Debian packages, as tar archives.
 
-No image is fetched: busybox and the web server come out of one small Debian. Each image is one layer. It is not
-the static busybox, whose shell runs its applets itself, whatever is masked.
+No image is fetched: busybox and the web server come out of one small Debian. Each image is one layer. The
+static busybox will not do: its shell runs applets itself, whatever is masked.
 Left out on purpose: the image that the suite names by a digest, since that digest belongs to other bytes.
 """
 
@@ -122,7 +122,7 @@ def _predefined_group() -> Image:
 
 
 def busybox_base(debian: Path, folder: Path) -> dict[str, bytes]:
-    """Take busybox and what it is linked with out of a Debian, as files of an image; `folder` is for a copy."""
+    """Take busybox and what it is linked with out of a Debian, as files; `folder` is for a copy."""
     found: dict[str, bytes] = {}
     with tarfile.open(debian) as tar:
         for member in tar:
@@ -187,7 +187,7 @@ def _compiled(folder: Path) -> bytes:
 
 
 def make_debian(cache: Path) -> None:
-    """Pack a Debian with nginx and busybox as a tar archive, if there is none yet; takes a minute. Raises `Missing`."""
+    """Pack a Debian with nginx and busybox as a tar archive, unless it is there. Raises `Missing`."""
     if cache.exists():
         return
     if shutil.which("mmdebstrap") is None:
