@@ -75,6 +75,12 @@ class Server:
             while not await holds():  # noqa: ASYNC110  # the condition lies in another process
                 await asyncio.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
+
     async def kill(self) -> None:
         """Kill the process."""
         assert self._process is not None

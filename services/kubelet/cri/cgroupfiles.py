@@ -87,8 +87,9 @@ def _targets(folder: str) -> list[str]:
     """Return what the open files of a process are; none when it has ended or is not ours to look at."""
     found = []
     try:
-        for entry in os.scandir(folder):
-            found.append(os.readlink(entry.path))  # noqa: PTH115  # one may be closed meanwhile
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                found.append(os.readlink(entry.path))  # noqa: PTH115  # one may be closed meanwhile
     except OSError:
         pass
     return found

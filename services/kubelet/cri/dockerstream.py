@@ -7,11 +7,13 @@ as 32 bits big endian.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 STDOUT = 1
 STDERR = 2
 _HEADER_BYTES = 8
+_HEADER = struct.Struct(">II")
 # The engine cuts longer lines into parts of this size, and writes no line feed after a part.
 PART_BYTES = 16_384
 
@@ -24,21 +26,26 @@ class Demultiplexer:
     """Cuts a byte stream, fed in any pieces, into frames."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take bytes and yield every frame that is whole: stream type and payload. Raises `FrameError`."""
-        self._buffer += data
-        while len(self._buffer) >= _HEADER_BYTES:
-            if self._buffer[0] > STDERR or self._buffer[1:4] != b"\0\0\0":
-                raise FrameError(f"not a frame header: {bytes(self._buffer[:8]).hex()}")
-            end = _HEADER_BYTES + int.from_bytes(self._buffer[4:8], "big")
-            if len(self._buffer) < end:
-                return
-            payload = bytes(self._buffer[_HEADER_BYTES:end])
-            kind = self._buffer[0]
-            del self._buffer[:end]
-            yield kind, payload
+        """Take bytes and yield every frame that is whole: stream type and payload. Raises `FrameError`.
+
+        To be read to its end before more is fed.
+        """
+        whole = self._rest + data if self._rest else data
+        self._rest = b""
+        place, size = 0, len(whole)
+        while size - place >= _HEADER_BYTES:
+            kind, length = _HEADER.unpack_from(whole, place)
+            if kind >> 24 > STDERR or kind & 0xFFFFFF:
+                raise FrameError(f"not a frame header: {whole[place : place + 8].hex()}")
+            end = place + _HEADER_BYTES + length
+            if end > size:
+                break
+            yield kind >> 24, whole[place + _HEADER_BYTES : end]
+            place = end
+        self._rest = whole[place:]
 
 
 class PieceDemultiplexer:

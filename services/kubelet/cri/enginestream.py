@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,8 @@ from services.kubelet.cri.errors import EngineRefusedError, EngineUnreachableErr
 
 _OPEN_SECONDS = 15.0
 _HEAD_BYTES = 65_536
+# A stream that brings so much at a time has no rest.
+_FULL_BYTES = 32_768
 
 
 class EngineStreams:
@@ -62,15 +64,26 @@ class EngineStreams:
         except (aiohttp.ClientError, OSError) as error:
             raise EngineUnreachableError(self._host, str(error)) from error
 
-    async def logs(self, container_id: str, stream: str, *, since: str, follow: bool) -> AsyncIterator[bytes]:
+    async def logs(
+        self,
+        container_id: str,
+        stream: str,
+        *,
+        since: str,
+        follow: bool,
+        rest: Callable[[], Awaitable[None]] | None = None,
+    ) -> AsyncIterator[bytes]:
         """Yield raw bytes of one stream's log, each entry with its timestamp.
 
-        `stream` is stdout or stderr; `since` is `SECONDS.NANOSECONDS`.
+        `stream` is stdout or stderr; `since` is `SECONDS.NANOSECONDS`. After each piece nothing is read
+        until `rest` returns: what comes meanwhile waits in the kernel, and comes as one piece.
         """
         params = {stream: "1", "timestamps": "1", "since": since, "follow": "1" if follow else "0"}
         async with self._open(f"/containers/{container_id}/logs", params) as answer:
             async for chunk in answer.content.iter_any():
                 yield chunk
+                if rest is not None and len(chunk) < _FULL_BYTES:
+                    await _pause(answer, rest)
 
     async def events(
         self, filters: Mapping[str, list[str]], since: str = ""
@@ -144,6 +157,20 @@ async def _json_lines(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str,
         for line in lines:
             if line.strip():
                 yield json.loads(line)
+
+
+async def _pause(answer: aiohttp.ClientResponse, rest: Callable[[], Awaitable[None]]) -> None:
+    """Leave what comes in the kernel for a while: reading each line as it comes would cost a wakeup each."""
+    connection = answer.connection
+    transport = connection.transport if connection is not None else None
+    if transport is None or not transport.is_reading():  # It has ended, or is held up already.
+        return
+    # The transport alone: aiohttp's own pause holds its parser too, which then gives a piece for each line.
+    transport.pause_reading()
+    try:
+        await rest()
+    finally:
+        transport.resume_reading()
 
 
 def _unix_path(host: str) -> str:

@@ -8,13 +8,15 @@ says how far it was read: see `Cursor`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _ROTATED = re.compile(r"\.\d{8}-\d{6}")
 NAMES = {1: b"stdout", 2: b"stderr"}
 _ENTRY = re.compile(rb"(\S+) (stdout|stderr) ([FP]) ")
 _TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
+# What the engine writes: nine digits, which is what we keep.
+_USUAL = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,6 +29,17 @@ class Cursor:
     def after(self, time: str) -> Cursor:
         """Return the cursor after one more entry."""
         return Cursor(time, self.count + 1 if time == self.time else 1)
+
+    def after_all(self, times: Sequence[str]) -> Cursor:
+        """Return the cursor after some more entries."""
+        if not times:
+            return self
+        last, count = times[-1], 0
+        for time in reversed(times):
+            if time != last:
+                return Cursor(last, count)
+            count += 1
+        return Cursor(last, count + (self.count if last == self.time else 0))
 
     def since(self) -> str:
         """Return the engine's `since`, seconds and nanoseconds as text; entries at that time come again."""
@@ -53,6 +66,8 @@ class Skipper:
 def split(payload: bytes) -> tuple[str, bytes] | None:
     """Cut what the engine sent into timestamp and line; None when there is no timestamp."""
     stamp, blank, line = payload.partition(b" ")
+    if blank and _USUAL.fullmatch(stamp):
+        return stamp.decode(), line
     if not blank or not _TIME.fullmatch(stamp):
         return None
     return normal(stamp.decode()), line

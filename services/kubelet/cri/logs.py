@@ -13,6 +13,7 @@ import errno
 import json
 import os
 from collections.abc import AsyncIterator, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from services.common import failpoints
@@ -35,6 +36,8 @@ _ROOT_DEPTH = 2
 # So often that a stream's cursor lies in the file's tail, or beside the file.
 _SAVE_BYTES = _TAIL_BYTES // 4
 _RETRY_SECONDS = 0.2
+# Output is written this often at most: hundreds of containers that log line by line wake us together.
+_BEAT_SECONDS = 0.2
 _DRAIN_SECONDS = 5.0
 
 
@@ -96,8 +99,7 @@ class LogFile:
             if written < len(data):
                 os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for time, _ in entries:
-            self.cursors[stream] = self.cursors[stream].after(time)
+        self.cursors[stream] = self.cursors[stream].after_all([time for time, _ in entries])
         _WRITE.recorded_in_thread()
         self._unsaved += len(data)
         if self._unsaved > _SAVE_BYTES:
@@ -137,6 +139,8 @@ class LogKeeper:
         self._group: asyncio.TaskGroup | None = None
         self._files: dict[str, LogFile] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._draining: set[str] = set()
+        self._resting: dict[str, set[asyncio.Future[None]]] = {}
 
     def bind(self, group: asyncio.TaskGroup) -> None:
         """Say in which group the readers run."""
@@ -147,7 +151,9 @@ class LogKeeper:
         if not path or container_id in self._tasks or self._group is None:
             return
         file = self._opened(container_id, Path(path))
-        self._tasks[container_id] = self._group.create_task(self._follow(container_id, file, tty=tty))
+        task = self._tasks[container_id] = self._group.create_task(self._follow(container_id, file, tty=tty))
+        # Not by the task itself: one that is cancelled before it runs closes nothing.
+        task.add_done_callback(lambda _: self._close(container_id, file))
 
     def follows(self, container_id: str) -> bool:
         """Tell whether a container's output is written, or was to its end."""
@@ -170,11 +176,13 @@ class LogKeeper:
     async def _follow(self, container_id: str, file: LogFile | None, *, tty: bool) -> None:
         if file is None:
             return
-        try:
-            async with asyncio.TaskGroup() as group:
-                for stream in (1,) if tty else (1, 2):
-                    group.create_task(self._pump(container_id, file, stream, tty=tty))
-        finally:
+        async with asyncio.TaskGroup() as group:
+            for stream in (1,) if tty else (1, 2):
+                group.create_task(self._pump(container_id, file, stream, tty=tty))
+
+    def _close(self, container_id: str, file: LogFile | None) -> None:
+        self._resting.pop(container_id, None)
+        if file is not None:
             self._files.pop(container_id, None)
             file.close()
 
@@ -200,13 +208,35 @@ class LogKeeper:
         """Copy entries from the cursor on; returns how many were new."""
         cursor = file.cursors[stream]
         skipper, count = Skipper(cursor), 0
-        chunks = self._streams.logs(container_id, _STREAMS[stream], since=cursor.since(), follow=follow)
+        chunks = self._streams.logs(
+            container_id,
+            _STREAMS[stream],
+            since=cursor.since(),
+            follow=follow,
+            rest=partial(self._rest, container_id) if follow else None,
+        )
         async for entries in _entries(chunks, tty=tty, whole=not follow):
             new = [entry for entry in entries if skipper.is_new(entry[0])]
             if new:
                 file.write(stream, new)
                 count += len(new)
         return count
+
+    async def _rest(self, container_id: str) -> None:
+        """Wait for the next beat, the same for all containers; not when somebody waits for the end."""
+        if container_id in self._draining:
+            return
+        loop = asyncio.get_running_loop()
+        awake = loop.create_future()
+        now = loop.time()
+        timer = loop.call_at(now + _BEAT_SECONDS - now % _BEAT_SECONDS, _wake, awake)
+        resting = self._resting.setdefault(container_id, set())
+        resting.add(awake)
+        try:
+            await awake
+        finally:
+            timer.cancel()
+            resting.discard(awake)
 
     def reopen(self, container_id: str) -> bool:
         """Open a container's file anew; False when none is written."""
@@ -220,7 +250,11 @@ class LogKeeper:
         """Wait until an ended container's output is in its file, for a few seconds at most."""
         task = self._tasks.get(container_id)
         if task is not None:
+            self._draining.add(container_id)
+            for awake in self._resting.get(container_id, ()):
+                _wake(awake)
             await asyncio.wait({task}, timeout=_DRAIN_SECONDS)
+            self._draining.discard(container_id)
 
     def drop(self, container_id: str) -> None:
         """Stop writing for a container that is gone."""
@@ -235,6 +269,11 @@ class LogKeeper:
         kept = [path.name.partition(".")[0] for path in self._directory.glob("*")]
         for container_id in {*kept, *self._tasks}.difference(container_ids):
             self.drop(container_id)
+
+
+def _wake(awake: asyncio.Future[None]) -> None:
+    if not awake.done():
+        awake.set_result(None)
 
 
 async def _entries(

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from tripod.cri.v1 import api_pb2 as pb
 
 from services.common.clock import Clock, unix_nanoseconds
+from services.common.errors import Code
 from services.kubelet.cri import convert, naming
-from services.kubelet.cri.errors import SandboxNotFoundError
+from services.kubelet.cri.errors import CriError, SandboxNotFoundError
 from services.kubelet.cri.events import Subject
 from services.kubelet.cri.sandboxes import Holdings, Owned, Sandboxes
+
+_AWAY = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+_RETRY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,20 @@ class Snapshots:
         return Snapshot((inspected, record), status, statuses, timestamp)
 
     async def of_event(self, subject: Subject) -> tuple[pb.PodSandboxStatus, tuple[pb.ContainerStatus, ...]]:
-        """Look at the pod of an event; of one that has gone its names are left."""
-        try:
-            taken = await self.take(subject.sandbox_id)
-        except SandboxNotFoundError:
-            return brief(subject), ()
-        return taken.status, taken.containers
+        """Look at the pod of an event; of one that has gone its names are left.
+
+        Waits for an engine that is away: the event must not be lost for it.
+        """
+        while True:
+            try:
+                taken = await self.take(subject.sandbox_id)
+                return taken.status, taken.containers
+            except SandboxNotFoundError:
+                return brief(subject), ()
+            except CriError as error:
+                if error.code not in _AWAY:
+                    raise
+            await self._clock.sleep(_RETRY_SECONDS)
 
 
 def brief(subject: Subject) -> pb.PodSandboxStatus:

@@ -169,3 +169,28 @@ def test_a_container_joins_its_sandbox() -> None:
         "ReadOnly": True,
         "BindOptions": {},
     }
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8).map(sorted), st.sampled_from("abc"), st.integers(1, 3))
+def test_a_cursor_moves_by_many_as_by_one(times: list[str], last: str, count: int) -> None:
+    """A batch of entries ends where the same entries one by one end."""
+    begin = Cursor(last, count)
+    later = [time for time in times if time >= last]
+    slow = begin
+    for time in later:
+        slow = slow.after(time)
+
+    assert begin.after_all(later) == slow
+
+
+@pytest.mark.parametrize(
+    ("stamp", "expected"),
+    [
+        (b"2026-01-01T00:00:00.000000001Z", "2026-01-01T00:00:00.000000001Z"),
+        (b"2026-01-01T00:00:00.5Z", "2026-01-01T00:00:00.500000000Z"),
+        (b"2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000000000Z"),
+    ],
+)
+def test_times_have_nine_digits_whatever_the_engine_wrote(stamp: bytes, expected: str) -> None:
+    """Text order is time order then."""
+    assert split(stamp + b" x y\n") == (expected, b"x y\n")
