@@ -193,6 +193,22 @@ async def test_a_failing_del_is_tried_again_until_it_does_well(fake: FakePlugin,
     assert held(tmp_path) == []
 
 
+async def test_cleanup_forgets_also_what_cannot_be_undone(fake: FakePlugin, tmp_path: Path) -> None:
+    """Whoever removes the node wants it gone; the failure is told, and every DEL was tried."""
+    fake.does("DEL", "exit 5\n")
+    async with running(tmp_path) as network:
+        with netlab.sandbox() as one, netlab.sandbox() as two:
+            await network.attach("one", one, hostname="one")
+            await network.attach("two", two, hostname="two")
+    with pytest.raises(NetworkError, match="failed at DEL"):
+        await network.cleanup()
+    left = held(tmp_path)
+    await network.cleanup()
+
+    assert left == []
+    assert len(fake.calls("DEL")) == 2
+
+
 _SERVER = """
 import asyncio, sys
 from pathlib import Path

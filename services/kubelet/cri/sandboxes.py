@@ -292,6 +292,10 @@ class Sandboxes:
     async def _discard(self, sandbox_id: str) -> None:
         try:
             await self._network.detach(sandbox_id)
+        except Exception as error:
+            # The network remembers what it owes, and the upkeep pays it once the sandbox is gone.
+            log.warning("Left a network to the upkeep", pod_sandbox_id=sandbox_id, error=str(error))
+        try:
             await self._holdings.remove(sandbox_id)
             self.forget(sandbox_id)
         except Exception as error:
