@@ -11,6 +11,7 @@ from tools.steps import Report, install, main_wrapper, may_install
 
 # Program and package. `busybox` and `catatonit` are static: images are made from them.
 PROGRAMS = {
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
     "busybox": "busybox-static",
     "catatonit": "catatonit",
     "conntrack": "conntrack",

@@ -77,6 +77,10 @@ def cri_config(config: KubeletConfig) -> CriConfig:
         chain_prefix=config.chain_prefix,
         veth_prefix=config.veth_prefix,
         proc_sys=config.proc_sys,
+        pod_network=config.pod_network,
+        cni_conf_dir=config.cni_conf_dir,
+        cni_bin_dirs=config.cni_bin_dirs,
+        cni_netns_dir=config.cni_netns_dir,
         log_level=config.log_level,
     )
 

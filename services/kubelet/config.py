@@ -30,6 +30,16 @@ class KubeletConfig:
     chain_prefix: str = setting("TRIPOD", help="Prefix of our iptables chains.")
     veth_prefix: str = setting("tp", help="Prefix of the host's ends of pod links.")
     proc_sys: Path = setting(Path("/proc/sys"), help="Where sysctls can be written.")
+    pod_network: str = setting(
+        "auto", help="cni, bridge (the built-in one), or auto: CNI where a configuration of it is."
+    )
+    cni_conf_dir: Path = setting(Path("/etc/cni/net.d"), help="Folder of CNI configurations.")
+    cni_bin_dirs: tuple[str, ...] = setting(
+        ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"), help="Folders of CNI plugins, in order."
+    )
+    cni_netns_dir: Path = setting(
+        Path("/run/netns"), help="Where network namespaces of CNI's sandboxes are kept."
+    )
     pause_image: str = setting("tripod-pause:1", help="Image of the container that holds a sandbox.")
     cadvisor_address: str = setting(
         "", help="cAdvisor's gRPC address; empty means cadvisor.sock in the run directory."

@@ -36,6 +36,9 @@ from services.kubelet.cri.ledger import LedgerTaker
 from services.kubelet.cri.logs import LogKeeper
 from services.kubelet.cri.naming import Record
 from services.kubelet.cri.network.bridge import BridgeNetwork
+from services.kubelet.cri.network.chosen import ChosenNetwork, choice
+from services.kubelet.cri.network.cni.cni import CniNetwork
+from services.kubelet.cri.network.cni.config import CniConfig
 from services.kubelet.cri.network.config import BridgeConfig
 from services.kubelet.cri.portforward import SandboxPorts
 from services.kubelet.cri.pulls import Puller
@@ -53,7 +56,7 @@ _ENGINE_RETRY_SECONDS = 1.0
 
 
 def network_config(config: CriConfig) -> BridgeConfig:
-    """Take the pod network's settings."""
+    """Take the built-in pod network's settings."""
     return BridgeConfig(
         state_directory=config.state_directory,
         bridge=config.bridge,
@@ -62,6 +65,18 @@ def network_config(config: CriConfig) -> BridgeConfig:
         veth_prefix=config.veth_prefix,
         proc_sys=config.proc_sys,
     )
+
+
+def pod_network(config: CriConfig) -> ChosenNetwork:
+    """Make the pod network. Raises `ValueError` for a setting that cannot be used."""
+    cni = CniConfig(
+        state_directory=config.state_directory,
+        conf_folder=config.cni_conf_dir,
+        bin_folders=tuple(map(Path, config.cni_bin_dirs)),
+        netns_folder=config.cni_netns_dir,
+        operation_timeout_seconds=config.cni_deadline_seconds,
+    )
+    return ChosenNetwork(BridgeNetwork(network_config(config)), CniNetwork(cni), choice(config.pod_network))
 
 
 class CriServer:
@@ -74,12 +89,12 @@ class CriServer:
         self._tracer = tracer
         self._clock = clock or SystemClock()
         self._client = DockerClient(config.docker_host, deadline_seconds=config.engine_deadline_seconds)
-        self._network = BridgeNetwork(network_config(config))
+        self._network = pod_network(config)
         self._stack = AsyncExitStack()
         self._register = Register(config.state_directory, config.node_name)
         self._holdings = Holdings(self._client, config.node_name, self._register)
         self._inflight: InFlight[str] = InFlight()
-        self._ports = HostPorts(network_config(config))
+        self._ports = HostPorts(network_config(config), self._network.bridge_addresses)
         # Made in `start`: they depend on what the engine is.
         self._host: Host
         self._sandboxes: Sandboxes
@@ -313,7 +328,7 @@ async def cleanup(config: CriConfig) -> int:
         for item, _ in containers_first:
             await holdings.remove(item["Id"])
         await HostPorts(network_config(config)).cleanup()
-        await BridgeNetwork(network_config(config)).cleanup()
+        await pod_network(config).cleanup()
         return len(ours)
     finally:
         client.close()

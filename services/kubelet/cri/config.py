@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.settings import setting
+from services.kubelet.cri.network.cni.config import BIN_FOLDERS, CONF_FOLDER, NETNS_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,13 @@ class CriConfig:
     chain_prefix: str = setting("TRIPOD", help="Prefix of our iptables chains.")
     veth_prefix: str = setting("tp", help="Prefix of the host's ends of pod links.")
     proc_sys: Path = setting(Path("/proc/sys"), help="Where sysctls can be written.")
+    pod_network: str = setting(
+        "auto", help="cni, bridge (the built-in one), or auto: CNI where a configuration of it is."
+    )
+    cni_conf_dir: Path = setting(CONF_FOLDER, help="Folder of CNI configurations; the first by name counts.")
+    cni_bin_dirs: tuple[str, ...] = setting(BIN_FOLDERS, help="Folders of CNI plugins, in order.")
+    cni_netns_dir: Path = setting(NETNS_FOLDER, help="Where network namespaces of CNI's sandboxes are kept.")
+    cni_deadline_seconds: int = setting(60, help="Longest wait for one CNI plugin.")
     engine_deadline_seconds: int = setting(60, help="Longest wait for one call to the engine.")
     pull_deadline_seconds: int = setting(1800, help="Longest wait for one image.")
     pull_progress_deadline_seconds: int = setting(

@@ -15,6 +15,7 @@ from tripod.cri.v1 import api_pb2 as pb
 from services.kubelet.cri import mounts, namespaces, portmap, resources, security
 from services.kubelet.cri.errors import invalid
 from services.kubelet.cri.naming import CONTAINER, SANDBOX, Record
+from services.kubelet.cri.network.details import HostPort, PodDetails
 from services.kubelet.cri.security import Confinement
 
 Json = Mapping[str, Any]
@@ -63,6 +64,25 @@ def sandbox_record(config: pb.PodSandboxConfig) -> Record:
         host_network=options.network == pb.NODE,
         shared_pid=options.pid == pb.POD,
         ports=portmap.encode(config.port_mappings),
+    )
+
+
+def pod_details(config: pb.PodSandboxConfig) -> PodDetails:
+    """Take what the pod network may be told."""
+    return PodDetails(
+        name=config.metadata.name,
+        namespace=config.metadata.namespace,
+        uid=config.metadata.uid,
+        annotations=dict(config.annotations),
+        ports=tuple(
+            HostPort(
+                port.host_port, port.container_port, pb.Protocol.Name(port.protocol).lower(), port.host_ip
+            )
+            for port in config.port_mappings
+        ),
+        dns_servers=tuple(config.dns_config.servers),
+        dns_searches=tuple(config.dns_config.searches),
+        dns_options=tuple(config.dns_config.options),
     )
 
 

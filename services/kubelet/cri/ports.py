@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
+from services.kubelet.cri.network.details import PodDetails
 from services.kubelet.cri.streaming.session import ForwardRequest, StreamRequest
 
 
@@ -18,10 +19,12 @@ class PodNetwork(Protocol):
         *,
         hostname: str,
         confirm: Callable[[], Awaitable[bool]] | None = None,
+        pod: PodDetails | None = None,
     ) -> tuple[str, ...]:
         """Wire the network namespace of process `pid`; returns its addresses.
 
         `confirm` is asked once the namespace is held: whether `pid` is the sandbox's still.
+        A repeat need not say again whose sandbox it is.
         """
         ...
 

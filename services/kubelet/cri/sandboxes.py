@@ -28,6 +28,7 @@ from services.kubelet.cri.errors import (
 )
 from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, UID_LABEL, Record
+from services.kubelet.cri.network.details import PodDetails
 from services.kubelet.cri.ports import PodNetwork
 from services.kubelet.cri.register import Register, digest
 
@@ -245,8 +246,8 @@ class Sandboxes:
                 await self._client.start(sandbox_id)
             await _START.recorded()
             if not record.host_network:
-                await self.attach(sandbox_id, config.hostname)
-                await self._publish(sandbox_id, record)
+                await self.attach(sandbox_id, config.hostname, convert.pod_details(config))
+                await self._ports.publish(sandbox_id, portmap.decode(record.ports))
         except BaseException:
             await asyncio.shield(self._discard(sandbox_id))
             raise
@@ -280,7 +281,7 @@ class Sandboxes:
             metadata={"pod_sandbox_id": sandbox_id},
         )
 
-    async def attach(self, sandbox_id: str, hostname: str) -> None:
+    async def attach(self, sandbox_id: str, hostname: str, pod: PodDetails | None = None) -> None:
         """Wire a running sandbox. May be repeated. A process id that is reused wires nobody else."""
         pid = await self._pid(sandbox_id)
         if pid == 0:
@@ -290,22 +291,12 @@ class Sandboxes:
             return _is_in(pid, sandbox_id) or await self._pid(sandbox_id) == pid
 
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
-            await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same)
-
-    async def _publish(self, sandbox_id: str, record: Record) -> None:
-        addresses = self._network.addresses(sandbox_id)
-        if record.ports and addresses:
-            await self._ports.publish(sandbox_id, addresses[0], portmap.decode(record.ports))
+            await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same, pod=pod)
 
     async def restore_ports(self, owned: Collection[Owned]) -> None:
         """Have the host ports of these sandboxes published, of those that run, and no others."""
         running = [(str(item["Id"]), record) for item, record in owned if item["State"] == "running"]
-        wanted = {
-            sandbox_id: (addresses[0], portmap.decode(record.ports))
-            for sandbox_id, record in running
-            if record.ports and (addresses := self._network.addresses(sandbox_id))
-        }
-        await self._ports.restore(wanted)
+        await self._ports.restore({i: portmap.decode(record.ports) for i, record in running if record.ports})
 
     async def _pid(self, sandbox_id: str) -> int:
         inspected = await self._client.inspect(sandbox_id)
@@ -315,6 +306,10 @@ class Sandboxes:
         try:
             await self._ports.withdraw(sandbox_id)
             await self._network.detach(sandbox_id)
+        except Exception as error:
+            # The network remembers what it owes, and the upkeep pays it once the sandbox is gone.
+            log.warning("Left a network to the upkeep", pod_sandbox_id=sandbox_id, error=str(error))
+        try:
             await self._holdings.remove(sandbox_id)
             self.forget(sandbox_id)
         except Exception as error:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from services.common.logs import get_logger
 from services.kubelet.cri.network import errors, iptables, rules
 from services.kubelet.cri.network.config import BridgeConfig
+from services.kubelet.cri.network.details import PodDetails
 from services.kubelet.cri.network.errors import NetworkError
 from services.kubelet.cri.network.sysctls import Sysctls
 from services.kubelet.cri.network.wiring import Wiring
@@ -49,8 +50,12 @@ class BridgeNetwork:
         What is missing after that is told by `ready`. Raises `NetworkError` NETWORK_STATE_IN_USE when another
         process runs on the directory, and when the state cannot be read.
         """
-        await self._call("open the state", self._wiring.open)
+        await self.open()
         await self.ensure()
+
+    async def open(self) -> None:
+        """Take the state directory and load the leases, and change nothing. Raises as `start` does."""
+        await self._call("open the state", self._wiring.open)
 
     async def stop(self) -> None:
         """Give the state directory back and end the thread; pods keep their network."""
@@ -72,11 +77,12 @@ class BridgeNetwork:
         *,
         hostname: str,
         confirm: Callable[[], Awaitable[bool]] | None = None,
+        pod: PodDetails | None = None,
     ) -> tuple[str, ...]:
         """Wire the network namespace of process `pid` and return its addresses, IPv4.
 
         `confirm` says, once the namespace is held, whether `pid` is the sandbox's still: the id of a
-        process that has ended may mean a foreign one by now.
+        process that has ended may mean a foreign one by now. Nothing of `pod` is needed here.
 
         May be repeated, after a kill at any point as well; the sandbox keeps its address. Raises
         `NetworkError` POD_ADDRESSES_EXHAUSTED, SANDBOX_NETNS_GONE, SANDBOX_NETNS_IS_THE_HOSTS,
@@ -105,6 +111,10 @@ class BridgeNetwork:
     async def detach(self, sandbox_id: str) -> None:
         """Remove the link and release the addresses. The namespace may have gone; may be repeated."""
         await self._call("detach", partial(self._wiring.detach, sandbox_id))
+
+    def holds(self, sandbox_id: str) -> bool:
+        """Tell whether a sandbox has an address here, half-made ones included."""
+        return self._wiring.holds(sandbox_id)
 
     def addresses(self, sandbox_id: str) -> tuple[str, ...]:
         """Return the addresses of an attached sandbox; () for one that is not, or not wholly."""

@@ -8,8 +8,7 @@ lease. Each may stop anywhere and be called again; what nobody calls for again i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
@@ -29,6 +28,7 @@ from services.kubelet.cri.network.naming import (
     port_mark,
     veth_name,
 )
+from services.kubelet.cri.network.netns import open_netns
 
 log = get_logger(__name__)
 _LEASE = failpoints.step("network.lease")
@@ -130,7 +130,7 @@ class Wiring:
         `confirm` is asked once the namespace is held, when the id can no longer come to mean another
         process: whether `pid` is the sandbox's still.
         """
-        with _open_netns(sandbox_id, pid) as netns:
+        with open_netns(sandbox_id, pid) as netns:
             if not confirm():
                 raise errors.netns_gone(sandbox_id, pid)
             lease = self._allocate(sandbox_id, hostname)
@@ -169,6 +169,10 @@ class Wiring:
         leases = {lease.sandbox_id: str(lease.address) for lease in self._leases.by_sandbox.values()}
         marks = {port.name: parse_port_mark(port.alias) for port in self._ports()}
         return leases, {name: mark.sandbox_id if mark else "" for name, mark in marks.items()}
+
+    def holds(self, sandbox_id: str) -> bool:
+        """Tell whether a sandbox has a lease, be it wired or not."""
+        return self._leases.find(sandbox_id) is not None
 
     def addresses(self, sandbox_id: str) -> tuple[str, ...]:
         """Return the addresses of a sandbox whose attach has ended well; () for any other."""
@@ -267,21 +271,6 @@ class Wiring:
             self._lock = take_lock(self._config.directory / "lock")
         except LockTakenError as err:
             raise errors.in_use(str(self._config.directory), err.owner) from err
-
-
-@contextmanager
-def _open_netns(sandbox_id: str, pid: int) -> Iterator[int]:
-    """Open the network namespace of a process; it then outlives the process. Refuses the host's."""
-    try:
-        netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError) as err:
-        raise errors.netns_gone(sandbox_id, pid) from err
-    try:
-        if os.path.samestat(os.fstat(netns), Path("/proc/thread-self/ns/net").stat()):
-            raise errors.netns_is_the_hosts(sandbox_id, pid)
-        yield netns
-    finally:
-        os.close(netns)
 
 
 def _marked_bridge(port: links.Port) -> str:
