@@ -1,6 +1,7 @@
 """Stand-ins for the images that the suite asks for, made from Debian packages, as tar archives.
 
-No image is fetched: busybox is the host's static one, the web server Debian's nginx. Each image is one layer.
+No image is fetched: busybox and the web server come out of one small Debian. Each image is one layer. The
+static busybox will not do: its shell runs applets itself, whatever is masked.
 Left out on purpose: the image that the suite names by a digest, since that digest belongs to other bytes.
 """
 
@@ -10,14 +11,30 @@ import io
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 E2E = "registry.k8s.io/e2e-test-images"
 STAGING = "gcr.io/k8s-staging-cri-tools"
 HOSTS = ("registry.k8s.io", "gcr.io", "k8s.gcr.io")
-_FOLDERS = ("bin", "etc", "tmp", "root", "home", "proc", "sys", "dev", "var", "var/www", "var/run", "mnt")
+_LIBRARIES = ("libc.so.6", "libresolv.so.2")
+_FOLDERS = (
+    "bin",
+    "etc",
+    "tmp",
+    "root",
+    "home",
+    "proc",
+    "sys",
+    "dev",
+    "var",
+    "var/www",
+    "var/run",
+    "mnt",
+    "lib",
+    "lib64",
+)
 _PASSWD = (
     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n"
     "www-data:x:33:33:www-data:/var/www:/bin/false\n"
@@ -104,14 +121,28 @@ def _predefined_group() -> Image:
     )
 
 
-def archive(image: Image) -> bytes:
+def busybox_base(debian: Path, folder: Path) -> dict[str, bytes]:
+    """Take busybox and what it is linked with out of a Debian, as files; `folder` is for a copy."""
+    found: dict[str, bytes] = {}
+    with tarfile.open(debian) as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if member.isfile() and (name in _LIBRARIES or name.startswith("ld-linux") or name == "busybox"):
+                file = tar.extractfile(member)
+                assert file is not None, "it is a file"
+                found.setdefault(name, file.read())
+    program = folder / "busybox"
+    program.write_bytes(found.pop("busybox"))
+    program.chmod(0o755)
+    loader = next(name for name in found if name.startswith("ld-linux"))
+    made = {f"lib/{name}": data for name, data in found.items()}
+    return {**made, f"lib64/{loader}": found[loader], "bin/busybox": program.read_bytes()}
+
+
+def archive(image: Image, base: Mapping[str, bytes], applets: Sequence[str]) -> bytes:
     """Pack busybox with an image's own files."""
-    program = shutil.which("busybox")
-    if program is None:
-        raise Missing("busybox is missing: install Debian's busybox-static")
-    listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split()
     files: dict[str, str | bytes] = {
-        "bin/busybox": Path(program).read_bytes(),
+        **base,
         "bin/ipcs": _IPCS,
         "bin/pgrep": _PGREP,
         "etc/passwd": _PASSWD,
@@ -126,12 +157,18 @@ def archive(image: Image) -> bytes:
             data = content.encode() if isinstance(content, str) else content
             mode = 0o4755 if name in image.setuid else 0o644 if name.startswith("etc/") else 0o755
             _add(tar, tarfile.TarInfo(name), mode, tarfile.REGTYPE, data)
-        for applet in sorted(set(listed) - {"busybox", "ipcs", "pgrep"}):
+        for applet in sorted({*applets} - {"busybox", "ipcs", "pgrep"}):
             # No symbolic links: what masks one applet must not mask all.
             link = tarfile.TarInfo(f"bin/{applet}")
             link.linkname = "bin/busybox"
             _add(tar, link, 0o755, tarfile.LNKTYPE)
     return buffer.getvalue()
+
+
+def applets(folder: Path) -> list[str]:
+    """List what the busybox that `busybox_base` copied can be called as."""
+    words = [str(folder / "busybox"), "--list"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
 
 
 def _add(tar: tarfile.TarFile, info: tarfile.TarInfo, mode: int, kind: bytes, data: bytes = b"") -> None:
@@ -149,17 +186,17 @@ def _compiled(folder: Path) -> bytes:
     return program.read_bytes()
 
 
-def make_nginx(cache: Path) -> None:
-    """Pack a Debian with nginx as a tar archive, if there is none yet; takes a minute. Raises `Missing`."""
+def make_debian(cache: Path) -> None:
+    """Pack a Debian with nginx and busybox as a tar archive, unless it is there. Raises `Missing`."""
     if cache.exists():
         return
     if shutil.which("mmdebstrap") is None:
         raise Missing("mmdebstrap is missing: install Debian's package of that name")
-    print("Making the web server's image from Debian packages ...", flush=True)
+    print("Making a small Debian from its packages ...", flush=True)
     fresh = cache.with_suffix(".new")
-    words = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=nginx-light", "--format=tar"]
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=nginx-light,busybox", "--format=tar"]
     if subprocess.run([*words, "bookworm", str(fresh)], check=False).returncode != 0:
-        raise Missing("mmdebstrap failed: the web server's image needs a Debian mirror, the first time")
+        raise Missing("mmdebstrap failed: it needs a Debian mirror, the first time")
     fresh.replace(cache)
 
 

@@ -18,6 +18,7 @@ from tests.lab.dockerd import PrivateEngine
 # Of loopback, so nobody else is asked, and the port that an insecure registry is asked at.
 ADDRESS = "127.0.83.1"
 _PATH = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEBIAN = "debian.tar"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -32,7 +33,7 @@ class Registry:
     def fetch(folder: Path) -> None:
         """Get what must be downloaded, once. Raises `Missing`."""
         folder.mkdir(parents=True, exist_ok=True)
-        images.make_nginx(folder / "nginx.tar")
+        images.make_debian(folder / _DEBIAN)
 
     def start(self) -> None:
         """Serve. Raises `Missing`."""
@@ -75,14 +76,16 @@ class Registry:
         if stamp.exists() and stamp.read_text() == wanted:
             return
         print("Filling the local registry ...", flush=True)
+        base = images.busybox_base(self._folder / _DEBIAN, self._folder)
+        applets = images.applets(self._folder)
         for image in images.busybox_images(self._folder):
-            _push(engine, images.archive(image), image.names, image.changes)
+            _push(engine, images.archive(image, base, applets), image.names, image.changes)
         self._fill_nginx(engine)
         stamp.write_text(wanted)
 
     def _fill_nginx(self, engine: PrivateEngine) -> None:
         base = "lab/nginx:1"
-        engine.docker("import", "--change", _PATH, str(self._folder / "nginx.tar"), base, timeout=300)
+        engine.docker("import", "--change", _PATH, str(self._folder / _DEBIAN), base, timeout=300)
         architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
         names = {
             f"{images.E2E}/nginx:1.14-2": images.nginx_files(host_network=False),

@@ -94,7 +94,7 @@ class CriServer:
         self._register = Register(config.state_directory, config.node_name)
         self._holdings = Holdings(self._client, config.node_name, self._register)
         self._inflight: InFlight[str] = InFlight()
-        self._ports = HostPorts(network_config(config))
+        self._ports = HostPorts(network_config(config), self._network.bridge_addresses)
         # Made in `start`: they depend on what the engine is.
         self._host: Host
         self._sandboxes: Sandboxes

@@ -7,7 +7,7 @@ here, and `restore` makes the host right after a kill at any point.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from services.common import failpoints
 from services.common.errors import Code
@@ -17,32 +17,40 @@ from services.kubelet.cri import portmap
 from services.kubelet.cri.errors import CriError
 from services.kubelet.cri.network import iptables, rules
 from services.kubelet.cri.network.config import BridgeConfig
-from services.kubelet.cri.portmap import Published, PublishedPort
+from services.kubelet.cri.portmap import PublishedPort
 
 log = get_logger(__name__)
 _PORTS = failpoints.step("network.ports")
 
 
 class HostPorts:
-    """Publishes ports of sandboxes. Every call may be repeated."""
+    """Publishes ports of sandboxes. Every call may be repeated.
 
-    def __init__(self, config: BridgeConfig) -> None:
+    `addresses` tells those of a sandbox on our bridge; one on another network has none there, and its ports
+    are that network's business.
+    """
+
+    def __init__(
+        self, config: BridgeConfig, addresses: Callable[[str], Sequence[str]] = lambda _: ()
+    ) -> None:
         self._config = config
+        self._addresses = addresses
         self._forwarder = LocalForwarder()
         self._published: dict[str, tuple[str, tuple[PublishedPort, ...]]] = {}
         self._lock = asyncio.Lock()
         self._iptables: iptables.Iptables | None = None
         self._clean = False
 
-    async def publish(self, sandbox_id: str, address: str, ports: Sequence[PublishedPort]) -> None:
+    async def publish(self, sandbox_id: str, ports: Sequence[PublishedPort]) -> None:
         """Lead ports of the host to a sandbox. Raises HOST_PORT_TAKEN, `NetworkError`."""
-        if not ports:
+        addresses = self._addresses(sandbox_id)
+        if not ports or not addresses:
             return
         async with self._lock:
             taken = portmap.conflict(self._published, sandbox_id, ports)
             if taken is not None:
                 raise _taken(taken, "another pod has it")
-            self._published[sandbox_id] = (address, tuple(ports))
+            self._published[sandbox_id] = (addresses[0], tuple(ports))
             await self._forwarder.serve(portmap.local(self._published))
             for port in ports:
                 fault = port.is_local and self._forwarder.fault(port.protocol, port.host_port)
@@ -65,12 +73,17 @@ class HostPorts:
                 await self._write()
             await _PORTS.recorded()
 
-    async def restore(self, wanted: Published) -> None:
+    async def restore(self, wanted: Mapping[str, tuple[PublishedPort, ...]]) -> None:
         """Have exactly these ports published; rules that others removed come back."""
+        placed = {
+            sandbox_id: (addresses[0], ports)
+            for sandbox_id, ports in wanted.items()
+            if (addresses := self._addresses(sandbox_id))
+        }
         async with self._lock:
-            if not wanted and not self._published and self._clean:
+            if not placed and not self._published and self._clean:
                 return
-            self._published = dict(wanted)
+            self._published = placed
             await self._forwarder.serve(portmap.local(self._published))
             await self._write()
 

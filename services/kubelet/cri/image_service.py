@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tripod.cri.v1 import api_pb2 as pb
 from tripod.cri.v1 import api_pb2_grpc as pb_grpc
@@ -49,6 +50,7 @@ class ImageService(pb_grpc.ImageServiceServicer):
         self._clock = clock
         self._pause_image = pause_image
         # An image never changes: what was seen of one, by its id, holds as long as it is there.
+        self._removing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._users: dict[str, str] = {}
 
     async def ListImages(self, request: pb.ListImagesRequest, context: Any) -> pb.ListImagesResponse:
@@ -122,19 +124,24 @@ class ImageService(pb_grpc.ImageServiceServicer):
         found = await self._find(request.image)
         if found is None:
             return pb.RemoveImageResponse()
+        # One after the other: who is answered first must not see what another has not removed yet.
         image_id = str(found["Id"])
+        async with self._removing.setdefault(image_id, asyncio.Lock()):
+            await self._remove(image_id, request.image.image)
+        return pb.RemoveImageResponse()
+
+    async def _remove(self, image_id: str, name: str) -> None:
         if users := await self._users_of(image_id):
             raise CriError(
-                f"Image {request.image.image!r} is in use by {', '.join(users)}",
+                f"Image {name!r} is in use by {', '.join(users)}",
                 code=Code.FAILED_PRECONDITION,
                 reason="IMAGE_IN_USE",
-                metadata={"image": request.image.image, "containers": ",".join(users)},
+                metadata={"image": name, "containers": ",".join(users)},
             )
         async with _REMOVE:
             await self._client.remove_image(image_id)
         self._users.pop(image_id, None)
         await _REMOVE.recorded()
-        return pb.RemoveImageResponse()
 
     async def _users_of(self, image_id: str) -> list[str]:
         """Name the containers that were made of an image, or have it as a volume, and have not ended."""

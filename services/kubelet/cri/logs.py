@@ -151,7 +151,9 @@ class LogKeeper:
         if not path or container_id in self._tasks or self._group is None:
             return
         file = self._opened(container_id, Path(path))
-        self._tasks[container_id] = self._group.create_task(self._follow(container_id, file, tty=tty))
+        task = self._tasks[container_id] = self._group.create_task(self._follow(container_id, file, tty=tty))
+        # Not by the task itself: one that is cancelled before it runs closes nothing.
+        task.add_done_callback(lambda _: self._close(container_id, file))
 
     def follows(self, container_id: str) -> bool:
         """Tell whether a container's output is written, or was to its end."""
@@ -174,13 +176,14 @@ class LogKeeper:
     async def _follow(self, container_id: str, file: LogFile | None, *, tty: bool) -> None:
         if file is None:
             return
-        try:
-            async with asyncio.TaskGroup() as group:
-                for stream in (1,) if tty else (1, 2):
-                    group.create_task(self._pump(container_id, file, stream, tty=tty))
-        finally:
+        async with asyncio.TaskGroup() as group:
+            for stream in (1,) if tty else (1, 2):
+                group.create_task(self._pump(container_id, file, stream, tty=tty))
+
+    def _close(self, container_id: str, file: LogFile | None) -> None:
+        self._resting.pop(container_id, None)
+        if file is not None:
             self._files.pop(container_id, None)
-            self._resting.pop(container_id, None)
             file.close()
 
     async def _pump(self, container_id: str, file: LogFile, stream: int, *, tty: bool) -> None:

@@ -36,10 +36,6 @@ class PodNetwork(Protocol):
         """Return the addresses of an attached sandbox."""
         ...
 
-    def maps_ports(self, sandbox_id: str) -> bool:
-        """Tell whether the network of a sandbox maps host ports itself."""
-        ...
-
     def ready(self) -> str | None:
         """Return None when pods can be wired, else why not."""
         ...

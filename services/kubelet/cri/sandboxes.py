@@ -247,7 +247,7 @@ class Sandboxes:
             await _START.recorded()
             if not record.host_network:
                 await self.attach(sandbox_id, config.hostname, convert.pod_details(config))
-                await self._publish(sandbox_id, record)
+                await self._ports.publish(sandbox_id, portmap.decode(record.ports))
         except BaseException:
             await asyncio.shield(self._discard(sandbox_id))
             raise
@@ -295,22 +295,10 @@ class Sandboxes:
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
             await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same, pod=pod)
 
-    async def _publish(self, sandbox_id: str, record: Record) -> None:
-        addresses = self._network.addresses(sandbox_id)
-        if record.ports and addresses and not self._network.maps_ports(sandbox_id):
-            await self._ports.publish(sandbox_id, addresses[0], portmap.decode(record.ports))
-
     async def restore_ports(self, owned: Collection[Owned]) -> None:
         """Have the host ports of these sandboxes published, of those that run, and no others."""
         running = [(str(item["Id"]), record) for item, record in owned if item["State"] == "running"]
-        wanted = {
-            sandbox_id: (addresses[0], portmap.decode(record.ports))
-            for sandbox_id, record in running
-            if record.ports
-            and (addresses := self._network.addresses(sandbox_id))
-            and not self._network.maps_ports(sandbox_id)
-        }
-        await self._ports.restore(wanted)
+        await self._ports.restore({i: portmap.decode(record.ports) for i, record in running if record.ports})
 
     async def _pid(self, sandbox_id: str) -> int:
         inspected = await self._client.inspect(sandbox_id)
@@ -320,6 +308,10 @@ class Sandboxes:
         try:
             await self._ports.withdraw(sandbox_id)
             await self._network.detach(sandbox_id)
+        except Exception as error:
+            # The network remembers what it owes, and the upkeep pays it once the sandbox is gone.
+            log.warning("Left a network to the upkeep", pod_sandbox_id=sandbox_id, error=str(error))
+        try:
             await self._holdings.remove(sandbox_id)
             self.forget(sandbox_id)
         except Exception as error:

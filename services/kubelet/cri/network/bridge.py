@@ -120,10 +120,6 @@ class BridgeNetwork:
         """Return the addresses of an attached sandbox; () for one that is not, or not wholly."""
         return self._wiring.addresses(sandbox_id)
 
-    def maps_ports(self, sandbox_id: str) -> bool:
-        """Tell that the bridge maps no host ports: the CRI server does."""
-        return False
-
     async def list_attached(self) -> frozenset[str]:
         """List the ids of all sandboxes that hold a lease or a link, half-made ones included."""
         return await self._call("list the attached", self._wiring.attached)

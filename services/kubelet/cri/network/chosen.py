@@ -78,9 +78,9 @@ class ChosenNetwork:
         """Return the addresses of an attached sandbox; () for one that is not, or not wholly."""
         return self._cni.addresses(sandbox_id) or self._bridge.addresses(sandbox_id)
 
-    def maps_ports(self, sandbox_id: str) -> bool:
-        """Tell whether the network of a sandbox maps host ports itself: CNI's plugins do, or nobody."""
-        return self._cni.holds(sandbox_id)
+    def bridge_addresses(self, sandbox_id: str) -> tuple[str, ...]:
+        """Return the addresses of a sandbox on our own bridge; () for any other."""
+        return self._bridge.addresses(sandbox_id)
 
     async def list_attached(self) -> frozenset[str]:
         """List the ids of all sandboxes that either network has, half-made ones included."""

@@ -113,7 +113,7 @@ class CniNetwork:
         return self._status[1]
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what CHECK says of sandboxes that are attached."""
+        """Return what CHECK says of attached sandboxes, and DEL of those that are gone."""
         return tuple(self._ailing.values())
 
     async def attach(
@@ -173,10 +173,6 @@ class CniNetwork:
         held = self._records.find(sandbox_id)
         return result.addresses(held.result) if held is not None and held.result is not None else ()
 
-    def maps_ports(self, sandbox_id: str) -> bool:
-        """Tell that the plugins map host ports, if one of the configuration does."""
-        return True
-
     async def list_attached(self) -> frozenset[str]:
         """List the ids of all sandboxes with a record, half-made ones included."""
         return frozenset(held.sandbox_id for held in self._records.all())
@@ -227,16 +223,22 @@ class CniNetwork:
     async def cleanup(self) -> None:
         """Take every sandbox off its network and let every namespace go. May be called instead of `start`.
 
-        Raises `NetworkError` for the first that fails; the others are done nevertheless.
+        Raises the error of the first whose plugins fail; all are forgotten nevertheless.
         """
         await self.start()
         try:
-            failed = [await _error_of(self.detach(sandbox_id)) for sandbox_id in await self.list_attached()]
+            failed = [await self._force(held) for held in self._records.all()]
             self._release_strays()
         finally:
             await self.stop()
         for error in filter(None, failed):
             raise error
+
+    async def _force(self, held: Attachment) -> TripodError | None:
+        """Take one off its network, and forget it even when its plugins fail."""
+        error = await _error_of(self.detach(held.sandbox_id))
+        self._records.remove(held.sandbox_id)
+        return error
 
     @asynccontextmanager
     async def _work(self, sandbox_id: str) -> AsyncIterator[Lock]:
@@ -297,10 +299,13 @@ class CniNetwork:
             log.warning("Left a failed CNI attachment", pod_sandbox_id=held.sandbox_id, error=str(err))
 
     async def _remove(self, sandbox_id: str) -> bool:
-        try:
-            await self.detach(sandbox_id)
-        except (TripodError, OSError) as err:
-            log.warning("Could not end a CNI attachment", pod_sandbox_id=sandbox_id, error=str(err))
+        error = await _error_of(self.detach(sandbox_id))
+        if error is not None:
+            told = f"Sandbox {sandbox_id}: {error.message}"
+            # Tried every few seconds, and told once.
+            if self._ailing.get(sandbox_id) != told:
+                log.warning("Could not end a CNI attachment", pod_sandbox_id=sandbox_id, error=error.message)
+            self._ailing[sandbox_id] = told
             return False
         log.info("Ended the CNI attachment of a sandbox that is gone", pod_sandbox_id=sandbox_id)
         return True

@@ -54,7 +54,11 @@ class Records:
         self._by_sandbox: dict[str, Attachment] = {}
 
     def open(self) -> None:
-        """Read all records; a damaged one is set aside. Raises `OSError`."""
+        """Read all records; a damaged one is set aside. Raises `OSError`.
+
+        For a server alone on the directory: a lock of a sandbox without a record is nobody's, since a plugin
+        runs only while there is one.
+        """
         for folder in (self._attachments, self._locks):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._by_sandbox = {}
@@ -66,6 +70,9 @@ class Records:
                 path.rename(path.with_suffix(".damaged"))
                 continue
             self._by_sandbox[made.sandbox_id] = made
+        for path in self._locks.iterdir():
+            if path.name not in self._by_sandbox:
+                path.unlink()
 
     def find(self, sandbox_id: str) -> Attachment | None:
         """Return the attachment of a sandbox."""
