@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,8 @@ def main(words: list[str]) -> int:
             print(error)
             return 1
         enter(words)
+    # Told to end, clean up first, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="critest-", dir="/tmp"))  # sockets need a short path
     output = options.output or folder / "output"
     output.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from services.kubelet.cri.errors import (
 from services.kubelet.cri.hostports import HostPorts
 from services.kubelet.cri.naming import KIND_LABEL, OWNER_LABEL, SANDBOX_LABEL, UID_LABEL, Record
 from services.kubelet.cri.network.details import PodDetails
+from services.kubelet.cri.oomlog import OomLog
 from services.kubelet.cri.ports import PodNetwork
 from services.kubelet.cri.register import Register, digest
 
@@ -65,6 +66,7 @@ class Holdings:
         self._register = register
         self._made: dict[str, Made] = {}
         self._census = Census()
+        self._oom = OomLog()
 
     async def listing(self, kind: str, *, uid: str = "", sandbox_id: str = "") -> list[Owned]:
         """List what is ours of a kind, newest first. Raises `ListIncompleteError`."""
@@ -129,7 +131,11 @@ class Holdings:
             return None
         name = str(inspected["Name"]).lstrip("/")
         record = self._recognise(inspected["Id"], inspected["Config"]["Labels"], name)
-        return (inspected, record) if record is not None and record.kind == kind else None
+        if record is None or record.kind != kind:
+            return None
+        if self._oom.doubtful(inspected) and await asyncio.to_thread(self._oom.killed, inspected["Id"]):
+            inspected["State"]["OOMKilled"] = True
+        return inspected, record
 
     async def attempt(self, record: Record, pod: Record) -> Owned | None:
         """Inspect the container of the same pod, name and attempt, if there is one."""
