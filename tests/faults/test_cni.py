@@ -331,7 +331,7 @@ async def test_a_full_disk_refuses_the_attach_before_anything_is_done(
     """An ADD whose DEL nobody would remember is not begun."""
     async with running(tmp_path) as network:
         (cni.config(tmp_path).directory / "attachments" / "one.json.new").mkdir()
-        with netlab.sandbox() as one, pytest.raises(OSError, match=r"Is a directory"):
+        with netlab.sandbox() as one, pytest.raises(NetworkError, match="Is a directory"):
             await network.attach("one", one, hostname="one")
         attached = await network.list_attached()
 

@@ -244,8 +244,11 @@ class CniNetwork:
     async def _work(self, sandbox_id: str) -> AsyncIterator[Lock]:
         limit = self._config.operation_timeout_seconds
         async with self._gate.shared():
-            async with self._records.hold(sandbox_id, limit_seconds=limit) as lock:
-                yield lock
+            try:
+                async with self._records.hold(sandbox_id, limit_seconds=limit) as lock:
+                    yield lock
+            except OSError as err:
+                raise network_errors.kernel_refused("change a CNI attachment", str(err)) from err
 
     def _wanted(
         self, sandbox_id: str, place: netns.Netns, pod: PodDetails | None, before: Attachment | None
@@ -315,7 +318,10 @@ class CniNetwork:
         known = {held.netns.path for held in self._records.all()}
         for path in self._config.netns_folder.glob(f"{_prefix(self._config)}*"):
             if str(path) not in known:
-                netns.release(path)
+                try:
+                    netns.release(path)
+                except OSError as err:
+                    log.warning("Could not let a network namespace go", path=str(path), error=str(err))
 
     async def _collect_plugins(self) -> None:
         """Tell the plugins who is left. "GC must not run beside ADD and DEL": it is alone."""
@@ -382,8 +388,6 @@ async def _error_of(work: Awaitable[None]) -> TripodError | None:
         await work
     except TripodError as err:
         return err
-    except OSError as err:
-        return network_errors.kernel_refused("end a CNI attachment", str(err))
     return None
 
 

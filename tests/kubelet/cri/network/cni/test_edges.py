@@ -176,15 +176,14 @@ async def test_a_plugin_that_is_given_up_on_goes_with_all_it_has_started(tmp_pat
     """`bridge` waits for `host-local`: ending the first alone would leave the second at work."""
     ready = tmp_path / "ready"
     os.mkfifo(ready)
-    program = a_program(tmp_path, f"sleep 1000 & echo $! > {ready}; wait")
-    pids: list[int] = []
+    program = a_program(tmp_path, f"sleep 1000 & echo $$ $! > {ready}; wait")
     async with asyncio.TaskGroup() as group:
-        running = group.create_task(invoke.run(program, b"", {"PATH": os.defpath}, started=pids.append))
+        running = group.create_task(invoke.run(program, b"", {"PATH": os.defpath}))
         async with asyncio.timeout(LIMIT_SECONDS):
-            child = int(await asyncio.to_thread(ready.read_text))
+            plugin, child = map(int, (await asyncio.to_thread(ready.read_text)).split())
         running.cancel()
 
-    assert cni.has_ended(pids[0])
+    assert cni.has_ended(plugin)
     await cni.until(lambda: cni.has_ended(child))
 
 
