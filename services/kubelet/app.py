@@ -81,6 +81,7 @@ def cri_config(config: KubeletConfig) -> CriConfig:
         cni_conf_dir=config.cni_conf_dir,
         cni_bin_dirs=config.cni_bin_dirs,
         cni_netns_dir=config.cni_netns_dir,
+        pull_progress_deadline_seconds=config.pull_progress_deadline_seconds,
         log_level=config.log_level,
     )
 

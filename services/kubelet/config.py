@@ -41,6 +41,9 @@ class KubeletConfig:
         Path("/run/netns"), help="Where network namespaces of CNI's sandboxes are kept."
     )
     pause_image: str = setting("tripod-pause:1", help="Image of the container that holds a sandbox.")
+    pull_progress_deadline_seconds: int = setting(
+        60, help="Longest wait for an image without any progress of its pull."
+    )
     cadvisor_address: str = setting(
         "", help="cAdvisor's gRPC address; empty means cadvisor.sock in the run directory."
     )

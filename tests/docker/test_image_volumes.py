@@ -19,7 +19,8 @@ from tests.lab.dockerd import TEST_IMAGE, PrivateEngine, private_engine
 from tests.lab.registry import Registry, registry
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
-MANY = 60
+MANY = 40
+CANARY = "canary-77aa-secret"
 
 
 class Box:
@@ -72,6 +73,14 @@ class Box:
     def volumes(self) -> list[str]:
         """Name the engine's volumes."""
         return self.engine.output("volume", "ls", "-q").split()
+
+    async def no_volumes(self) -> None:
+        """Wait until there are none."""
+
+        async def gone() -> bool:
+            return not await asyncio.to_thread(self.volumes)
+
+        await self.server.until(gone)
 
     def mounts(self) -> list[str]:
         """Name the mounts of volumes that the host has."""
@@ -242,6 +251,62 @@ async def test_a_killed_server_leaves_no_mount(box: Box) -> None:
     assert mount.image.image_ref == image
 
 
+async def test_the_pause_image_is_pinned_and_made_anew(box: Box) -> None:
+    """It stays while sandboxes use it; when somebody removes it by force, the next sandbox gets another."""
+    name = box.server.config.pause_image
+    spec = pb.ImageSpec(image=name)
+    status = await box.server.ask(box.server.images.ImageStatus, pb.ImageStatusRequest(image=spec))
+    with pytest.raises(RemoteError) as refused:
+        await box.remove_image(name)
+    await asyncio.to_thread(box.engine.docker, "rmi", "-f", name)
+    second = await box.server.sandbox("second")
+    runtime = box.server.runtime
+    await box.server.ask(runtime.StopPodSandbox, pb.StopPodSandboxRequest(pod_sandbox_id=second))
+    await box.server.ask(runtime.RemovePodSandbox, pb.RemovePodSandboxRequest(pod_sandbox_id=second))
+
+    assert status.image.pinned
+    assert refused.value.reason == "IMAGE_IN_USE"
+    assert second
+
+
+@pytest.mark.fault("F6")
+async def test_a_killed_engine_leaves_no_mount(box: Box) -> None:
+    """The container runs on with its volume, which goes once the engine lets it go."""
+    box.registry.add("data", "1", layers=_layers())
+    container = await box.container(_volume(await box.pull(box.registry.name("data", "1"))))
+    await asyncio.to_thread(box.engine.kill)
+    await asyncio.to_thread(box.engine.start)
+    await box.server.until(box.server._answers)
+
+    assert await box.run(container, "cat", "/v/conf/new") == (0, "two")
+    await box.remove(container)
+    assert box.mounts() == []
+    await asyncio.to_thread(box.engine.kill)
+    await asyncio.to_thread(box.engine.start)
+    await box.no_volumes()
+
+
+async def test_credentials_never_reach_the_servers_log(box: Box) -> None:
+    """Nor its answer, although the registry repeats them."""
+    box.registry.add("private", "1", layers=_layers())
+    box.registry.faults.basic = ("ann", "another")
+    request = pb.PullImageRequest(
+        image=pb.ImageSpec(image=box.registry.name("private", "1")),
+        auth=pb.AuthConfig(username="ann", password=CANARY),
+    )
+    try:
+        with pytest.raises(RemoteError) as refused:
+            await box.server.ask(box.server.images.PullImage, request)
+    finally:
+        box.registry.faults.basic = None
+    log = (box.server.folder / "server.log").read_text()
+
+    assert refused.value.code == Code.UNAUTHENTICATED
+    assert "Started gRPC server" in log
+    assert CANARY not in log
+    assert CANARY not in f"{refused.value.message} {refused.value.metadata}"
+
+
 async def test_a_volume_whose_container_others_removed_goes_too(box: Box) -> None:
     """The server looks after what carries its name."""
     box.registry.add("data", "1", layers=_layers())
@@ -249,8 +314,4 @@ async def test_a_volume_whose_container_others_removed_goes_too(box: Box) -> Non
     container = await box.container(_volume(image))
     await asyncio.to_thread(box.engine.docker, "rm", "-f", container)
     assert len(box.volumes()) == 1
-
-    async def gone() -> bool:
-        return not await asyncio.to_thread(box.volumes)
-
-    await box.server.until(gone)
+    await box.no_volumes()

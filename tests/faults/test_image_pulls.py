@@ -107,7 +107,7 @@ class Home:
 
 @asynccontextmanager
 async def _home(folder: Path) -> AsyncIterator[Home]:
-    with private_engine(settings={"max-download-attempts": 2}) as engine, registry() as served:
+    with private_engine(settings={"max-download-attempts": 1}) as engine, registry() as served:
         client, streams = DockerClient(engine.host), EngineStreams(engine.host, "1.41")
         try:
             async with asyncio.TaskGroup() as group:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,10 +26,10 @@ class LayerError(Exception):
 def find(layers: Sequence[Path], sub_path: str) -> tuple[Path, ...]:
     """Return the parts of a folder, topmost first, or the one file. Raises `LayerError`, `OSError`."""
     trail: list[tuple[Path, ...]] = [tuple(layers)]
-    waiting = deque(sub_path.split("/"))
+    waiting = sub_path.split("/")[::-1]
     links = 0
     while waiting:
-        part = waiting.popleft()
+        part = waiting.pop()
         if part in ("", "."):
             continue
         if part == "..":  # A link's; above the image's root is its root.
@@ -43,7 +42,7 @@ def find(layers: Sequence[Path], sub_path: str) -> tuple[Path, ...]:
             if links > _MOST_LINKS:
                 raise LayerError("has too many symbolic links")
             trail = trail[:1] if target.startswith("/") else trail
-            waiting.extendleft(reversed(target.split("/")))
+            waiting += target.split("/")[::-1]
         elif is_folder:
             trail.append(found)
         elif any(rest not in ("", ".") for rest in waiting):

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
-from services.kubelet.cri.docker_client import DockerClient, Json
 from services.kubelet.cri.inflight import InFlight
 
 log = get_logger(__name__)
+Json = dict[str, Any]
 _FRESH_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
 
@@ -42,10 +43,22 @@ def usage(counted: Json) -> Usage:
     )
 
 
+class UsageSource(Protocol):
+    """The engine, as far as it is asked here."""
+
+    async def disk_usage(self) -> Json:
+        """Count."""
+        ...
+
+    async def images(self) -> list[Json]:
+        """List images."""
+        ...
+
+
 class ImageUsage:
     """Remembers the last count."""
 
-    def __init__(self, client: DockerClient, clock: Clock) -> None:
+    def __init__(self, client: UsageSource, clock: Clock) -> None:
         self._client = client
         self._clock = clock
         self._counting: InFlight[Usage] = InFlight()

@@ -20,12 +20,14 @@ from typing import Any
 from tripod.cri.v1 import api_pb2 as pb
 
 from services.common.errors import Code
+from services.common.logs import get_logger
 from services.kubelet.cri import reference
 from services.kubelet.cri.docker_client import DockerClient
-from services.kubelet.cri.errors import CriError, invalid
+from services.kubelet.cri.errors import CriError, EngineRefusedError, invalid
 from services.kubelet.cri.imagelayers import LayerError, find
 from services.kubelet.cri.naming import OWNER_LABEL
 
+log = get_logger(__name__)
 Json = Mapping[str, Any]
 NATIVE_API = (1, 48)
 # mount(2) takes one page of options.
@@ -49,6 +51,7 @@ class ImageVolumes:
         self._client = client
         self._owner = owner
         self._empty = state_directory / "empty"
+        self._stuck: set[str] = set()
 
     async def prepare(self, mounts: Iterable[pb.Mount]) -> dict[str, ImageVolume]:
         """Return the volumes by their path in the container; other mounts are left out. Raises `CriError`."""
@@ -84,16 +87,25 @@ class ImageVolumes:
             metadata={"image": name},
         )
 
-    async def drop_leftovers(self) -> int:
-        """Remove volumes of ours whose container others removed without them. Returns how many."""
-        names = await self.leftovers()
-        for name in names:
-            await self._client.remove_volume(name)
-        return len(names)
+    async def drop_leftovers(self) -> None:
+        """Remove volumes of ours whose container went without them.
+
+        Others removed it, or the engine could not: one of 20.10 that was restarted under a running
+        container counts a mount that is not there, and removes the volume after its next start.
+        """
+        for name in await self.leftovers():
+            try:
+                await self._client.remove_volume(name)
+            except EngineRefusedError as error:
+                if name not in self._stuck:
+                    log.warning("Left a volume for later that the engine keeps", error=error.message)
+                self._stuck.add(name)
 
     async def leftovers(self) -> list[str]:
         """Name volumes of ours that no container has."""
-        return await self._client.unused_volumes(f"{OWNER_LABEL}={self._owner}")
+        found = await self._client.unused_volumes(f"{OWNER_LABEL}={self._owner}")
+        self._stuck.intersection_update(found)
+        return found
 
 
 def checked(mount: pb.Mount) -> bool:

@@ -268,8 +268,10 @@ class Sandboxes:
         try:
             return await self._holdings.create(config, record, record), False
         except EngineRefusedError as error:
-            if error.status == 404:  # Somebody removed the pause image; the next try makes it anew.
+            if error.status == 404:  # Somebody removed the pause image.
                 self._pause_present = False
+                await self._ensure_pause_image()
+                return await self._holdings.create(config, record, record), False
             found = await self._holdings.attempt(record, record) if error.status == 409 else None
             if found is None:
                 raise

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from aiohttp import web
 from tripod.cri.v1 import api_pb2 as pb
 
 from services.common.errors import Code
 from services.kubelet.cri import imagevolumes
+from services.kubelet.cri.docker_client import DockerClient
 from services.kubelet.cri.errors import CriError
 from services.kubelet.cri.imagelayers import LayerError, find
 
@@ -247,3 +251,82 @@ def test_layers_are_written_by_their_short_links(tmp_path: Path) -> None:
     short = imagevolumes.shortened([layer / "diff", layer / "diff/etc", Path("/elsewhere/diff")])
 
     assert short == (tmp_path / "l/ABC", tmp_path / "l/ABC/etc", Path("/elsewhere/diff"))
+
+
+class Engine:
+    """An engine of a chosen API version with one image, on a real socket."""
+
+    def __init__(self, socket: Path) -> None:
+        self.host = f"unix://{socket}"
+        self.api = "1.41"
+        self.image: dict[str, Any] = {}
+        app = web.Application()
+        app.router.add_get("/{version:.*}version", self._version)
+        app.router.add_get("/{version}/images/{name:.*}/json", self._image)
+        self.runner = web.AppRunner(app)
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"Version": "1", "ApiVersion": self.api, "MinAPIVersion": "1.24"})
+
+    async def _image(self, request: web.Request) -> web.Response:
+        if request.match_info["name"] == "docker.io/library/app:1":
+            return web.json_response(self.image)
+        return web.json_response({"message": "No such image"}, status=404)
+
+
+@pytest_asyncio.fixture
+async def engine() -> AsyncIterator[Engine]:
+    """Serve an engine."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        made = Engine(Path(folder) / "e.sock")
+        await made.runner.setup()
+        await web.UnixSite(made.runner, made.host.removeprefix("unix://")).start()
+        yield made
+        await made.runner.cleanup()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("api", "kind"),
+    [
+        pytest.param("1.41", "volume", id="20.10"),
+        pytest.param("1.47", "volume", id="27"),
+        pytest.param("1.48", "image", id="28"),
+        pytest.param("1.52", "image", id="29"),
+        pytest.param("1.100", "image", id="numbers-are-no-words"),
+    ],
+)
+async def test_the_engines_version_decides_how(engine: Engine, tmp_path: Path, api: str, kind: str) -> None:
+    """What the status tells is the same."""
+    data = {"UpperDir": "/d/2/diff", "LowerDir": "/d/1/diff"}
+    engine.image = {"Id": "sha256:1", "GraphDriver": {"Name": "overlay2", "Data": data}}
+    client = DockerClient(engine.host)
+    # The client settles its own version at its first call; later the engine may have been replaced.
+    await client.version()
+    engine.api = api
+    volumes = imagevolumes.ImageVolumes(client, "node", tmp_path)
+    made = await volumes.prepare([_mount(), pb.Mount(container_path="/h", host_path="/x")])
+    with pytest.raises(CriError) as absent:
+        await volumes.prepare([_mount(image=pb.ImageSpec(image="other:1"))])
+    client.close()
+
+    assert [(path, volume.mount["Type"]) for path, volume in made.items()] == [("/v", kind)]
+    assert made["/v"].told == {"image": "app:1", "image_ref": "sha256:1", "sub_path": ""}
+    assert (absent.value.code, absent.value.reason) == (Code.NOT_FOUND, "IMAGE_NOT_FOUND")
+
+
+@pytest.mark.asyncio
+async def test_a_part_needs_sight_of_the_layers(engine: Engine, tmp_path: Path) -> None:
+    """Where they cannot be seen, that is told."""
+    data = {"UpperDir": str(tmp_path / "unseen/diff")}
+    engine.image = {"Id": "sha256:1", "GraphDriver": {"Name": "overlay2", "Data": data}}
+    client = DockerClient(engine.host)
+    with pytest.raises(CriError) as refused:
+        await imagevolumes.ImageVolumes(client, "node", tmp_path).prepare([_mount(image_sub_path="etc")])
+    client.close()
+
+    assert (refused.value.code, refused.value.reason) == (
+        Code.FAILED_PRECONDITION,
+        "IMAGE_VOLUME_UNSUPPORTED",
+    )
+    assert "sight of the engine's data root" in refused.value.message

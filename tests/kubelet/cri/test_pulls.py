@@ -13,8 +13,9 @@ import pytest_asyncio
 from services.common.errors import Code
 from services.kubelet.cri.credentials import Credentials
 from services.kubelet.cri.errors import CriError, EngineRefusedError
-from services.kubelet.cri.pulls import Puller
+from services.kubelet.cri.pulls import PullCounts, Puller
 from services.kubelet.cri.reference import parse
+from services.kubelet.web import GAUGES
 
 pytestmark = pytest.mark.asyncio
 APP, OTHER = parse("r.example/app:1"), parse("r.example/other:1")
@@ -208,3 +209,10 @@ async def test_an_engines_refusal_fails_a_pull_likewise(group: asyncio.TaskGroup
 
     assert (failed.value.code, failed.value.reason) == (Code.NOT_FOUND, "IMAGE_NOT_FOUND")
     assert bench.puller.counts.gauges()['tripod_cri_image_pulls_total{outcome="failed"}'] == 1
+
+
+async def test_the_metrics_page_explains_every_count() -> None:
+    """By its plain name."""
+    plain = {name.partition("{")[0] for name in PullCounts().gauges()}
+
+    assert plain == {name for name in GAUGES if name.startswith("tripod_cri_image_")}
