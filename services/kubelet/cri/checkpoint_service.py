@@ -10,8 +10,8 @@ from services.common.errors import Code
 from services.kubelet.cri.errors import CriError
 
 WHY = (
-    "The Docker Engine makes checkpoints with CRIU in its experimental mode alone, "
-    "in a form that no other runtime reads, and of no container with a terminal or a pod's network"
+    "The Docker Engine makes checkpoints with CRIU in its experimental mode alone, of no container with a "
+    "terminal, and as a folder of its own, not as the archive that the CRI asks for"
 )
 UNSUPPORTED = ("CheckpointContainer", "CheckpointPod", "RestorePod")
 
