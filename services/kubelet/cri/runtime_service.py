@@ -147,21 +147,21 @@ class RuntimeService(StatsCalls, CheckpointCalls, pb_grpc.RuntimeServiceServicer
         self, request: pb.ListPodSandboxRequest, context: Any
     ) -> pb.ListPodSandboxResponse:
         """List sandboxes that match the filter."""
+        return pb.ListPodSandboxResponse(items=await self._listed_sandboxes(request.filter))
+
+    async def _listed_sandboxes(self, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
         owned = await self._holdings.listing(naming.SANDBOX)
         items = [
             convert.sandbox_item(item, record, wired=self._sandboxes.wired(item["Id"], record))
             for item, record in owned
         ]
-        return pb.ListPodSandboxResponse(
-            items=[item for item in items if _sandbox_matches(item, request.filter)]
-        )
+        return [item for item in items if _sandbox_matches(item, wanted)]
 
     async def StreamPodSandboxes(
         self, request: pb.StreamPodSandboxesRequest, context: Any
     ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
         """Stream what `ListPodSandbox` lists, each once."""
-        listed = await self.ListPodSandbox(pb.ListPodSandboxRequest(filter=request.filter), context)
-        for part in chunks(listed.items):
+        for part in chunks(await self._listed_sandboxes(request.filter)):
             yield pb.StreamPodSandboxesResponse(pod_sandboxes=part)
 
     async def CreateContainer(
@@ -221,17 +221,18 @@ class RuntimeService(StatsCalls, CheckpointCalls, pb_grpc.RuntimeServiceServicer
         self, request: pb.ListContainersRequest, context: Any
     ) -> pb.ListContainersResponse:
         """List containers that match the filter."""
+        return pb.ListContainersResponse(containers=await self._listed_containers(request.filter))
+
+    async def _listed_containers(self, wanted: pb.ContainerFilter) -> list[pb.Container]:
         owned = await self._holdings.listing(naming.CONTAINER)
         items = [convert.container_item(item, record) for item, record in owned]
-        matching = [item for item in items if _container_matches(item, request.filter)]
-        return pb.ListContainersResponse(containers=matching)
+        return [item for item in items if _container_matches(item, wanted)]
 
     async def StreamContainers(
         self, request: pb.StreamContainersRequest, context: Any
     ) -> AsyncIterator[pb.StreamContainersResponse]:
         """Stream what `ListContainers` lists, each once."""
-        listed = await self.ListContainers(pb.ListContainersRequest(filter=request.filter), context)
-        for part in chunks(listed.containers):
+        for part in chunks(await self._listed_containers(request.filter)):
             yield pb.StreamContainersResponse(containers=part)
 
     async def ContainerStatus(
