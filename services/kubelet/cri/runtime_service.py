@@ -147,9 +147,9 @@ class RuntimeService(StatsCalls, CheckpointCalls, pb_grpc.RuntimeServiceServicer
         self, request: pb.ListPodSandboxRequest, context: Any
     ) -> pb.ListPodSandboxResponse:
         """List sandboxes that match the filter."""
-        return pb.ListPodSandboxResponse(items=await self._boxes(request.filter))
+        return pb.ListPodSandboxResponse(items=await self._listed_sandboxes(request.filter))
 
-    async def _boxes(self, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
+    async def _listed_sandboxes(self, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
         owned = await self._holdings.listing(naming.SANDBOX)
         items = [
             convert.sandbox_item(item, record, wired=self._sandboxes.wired(item["Id"], record))
@@ -161,7 +161,7 @@ class RuntimeService(StatsCalls, CheckpointCalls, pb_grpc.RuntimeServiceServicer
         self, request: pb.StreamPodSandboxesRequest, context: Any
     ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
         """Stream what `ListPodSandbox` lists, each once."""
-        for part in chunks(await self._boxes(request.filter)):
+        for part in chunks(await self._listed_sandboxes(request.filter)):
             yield pb.StreamPodSandboxesResponse(pod_sandboxes=part)
 
     async def CreateContainer(
@@ -221,9 +221,9 @@ class RuntimeService(StatsCalls, CheckpointCalls, pb_grpc.RuntimeServiceServicer
         self, request: pb.ListContainersRequest, context: Any
     ) -> pb.ListContainersResponse:
         """List containers that match the filter."""
-        return pb.ListContainersResponse(containers=await self._containers(request.filter))
+        return pb.ListContainersResponse(containers=await self._listed_containers(request.filter))
 
-    async def _containers(self, wanted: pb.ContainerFilter) -> list[pb.Container]:
+    async def _listed_containers(self, wanted: pb.ContainerFilter) -> list[pb.Container]:
         owned = await self._holdings.listing(naming.CONTAINER)
         items = [convert.container_item(item, record) for item, record in owned]
         return [item for item in items if _container_matches(item, wanted)]
@@ -232,7 +232,7 @@ class RuntimeService(StatsCalls, CheckpointCalls, pb_grpc.RuntimeServiceServicer
         self, request: pb.StreamContainersRequest, context: Any
     ) -> AsyncIterator[pb.StreamContainersResponse]:
         """Stream what `ListContainers` lists, each once."""
-        for part in chunks(await self._containers(request.filter)):
+        for part in chunks(await self._listed_containers(request.filter)):
             yield pb.StreamContainersResponse(containers=part)
 
     async def ContainerStatus(
