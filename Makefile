@@ -49,7 +49,7 @@ soak: $(VENV)/.ready proto ## The kill matrix on a real engine, then MINUTES=60 
 	$(BIN)/python -m tests.matrix engine --least 60
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
-bench: $(VENV)/.ready proto ## Measure beside a floor or a peer: NAME=pod_start|proxy_scale|cadvisor|idle [JSON=FILE]
+bench: $(VENV)/.ready proto ## Measure beside a floor or a peer: NAME=pod_start|proxy_scale|cadvisor|idle|logs [JSON=FILE]
 	@$(PYTHON) -m tools.programs
 	$(BIN)/python -m bench $(NAME) $(if $(JSON),--json $(JSON))
 
