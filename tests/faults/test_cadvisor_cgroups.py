@@ -177,11 +177,15 @@ async def test_containers_that_come_and_go_by_the_hundred_leave_nothing(
 ) -> None:
     """No counter of anyone falls, no sample fails, the bystander is in each, no file stays open."""
     made = [Cgroup(parent) for _ in range(CHURN)]
-    done = threading.Event()
+    done, looked = threading.Event(), threading.Event()
 
     def churn() -> None:
-        for one in made:
+        # Every other one lives through a whole look, the rest come and go amid one.
+        for number, one in enumerate(made):
             one.make()
+            for _ in range(2 if number % 2 else 0):
+                looked.clear()
+                looked.wait(10)
             one.remove()
         done.set()
 
@@ -195,6 +199,7 @@ async def test_containers_that_come_and_go_by_the_hundred_leave_nothing(
         async with asyncio.timeout(60):
             while not done.is_set():
                 snapshot = await sampler.sample()
+                looked.set()
                 found = {stats.identity.id: stats for stats in snapshot.containers}
                 assert found[bystander.id].cpu.usage_ns > 0
                 for key in found.keys() & {bystander.id, *(one.id for one in made)}:
