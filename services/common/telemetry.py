@@ -125,7 +125,7 @@ class Telemetry:
             log.warning("Dropped spans that the collector did not take", span_count=lost)
 
 
-def setup(service_name: str, *, ring_capacity: int = 20_000, node_name: str = "") -> Telemetry:
+def setup(service_name: str, *, ring_capacity: int = 4_000, node_name: str = "") -> Telemetry:
     """Start tracing in this process.
 
     `service_name` is `tripod-kubelet` and the like; `OTEL_SERVICE_NAME` overrides it.
