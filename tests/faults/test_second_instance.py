@@ -84,7 +84,9 @@ async def rival(first: Service, second: Service, path: Path) -> dict[str, Any]:
         await first.kill()
 
     assert code == 1
-    assert before == after
+    # The first may have come to serve meanwhile; it is never worse off.
+    assert after[0] in (before[0], health_pb2.HealthCheckResponse.SERVING)
+    assert after[1] == before[1]
     assert re.search(rf"\b{first.pid}\b", said["error"])
     return said
 
