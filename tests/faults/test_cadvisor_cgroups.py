@@ -204,7 +204,8 @@ async def test_containers_that_come_and_go_by_the_hundred_leave_nothing(
                 snapshot = await sampler.sample()
                 looked.set()
                 found = {stats.identity.id: stats for stats in snapshot.containers}
-                assert found[bystander.id].cpu.usage_ns > 0
+                # It sleeps: what it used before it came here is not charged, so only that it is told of counts.
+                assert found[bystander.id].cpu is not NO_CPU
                 for key in found.keys() & {bystander.id, *(one.id for one in made)}:
                     if found[key].cpu is not NO_CPU:
                         assert found[key].cpu.usage_ns >= usage.get(key, 0)

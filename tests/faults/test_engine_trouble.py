@@ -62,12 +62,12 @@ async def _unchanged(made: Trouble, before: dict[str, Seen]) -> None:
 
 
 async def _looked_again(made: Trouble) -> None:
-    """Wait until the kubelet has relisted, cleaned up and looked after its links a few times."""
+    """Wait until the kubelet has looked at its containers a few times."""
     path, begin = "/containers/json", len(made.proxy.asked)
 
     async def holds() -> bool:
         lists = [line for line in made.proxy.asked[begin:] if path in line]
-        return len(lists) >= 12
+        return len(lists) >= 5
 
     await made.node.until(holds, "the kubelet looks again")
 

@@ -131,7 +131,11 @@ class CriServer:
         if not self._host.negative_oom_scores:
             log.warning("Restricted what containers may have", why="the host lacks CAP_SYS_RESOURCE")
         await self._sandboxes.prepare()
-        await self._restore_ports()
+        try:
+            await self._restore_ports()
+        except TripodError as error:
+            # What serves them keeps on in the kernel; upkeep looks again.
+            log.warning("Could not restore host ports yet", reason=error.reason, error=error.message)
         self._server = self._build(execution, streaming, self._sandboxes)
         await self._server.start()
         await self._server.set_serving(True)
