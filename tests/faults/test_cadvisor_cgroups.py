@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cadvisor.adapters import cgroupfs
 from services.cadvisor.adapters.cgroupfs import CgroupReader
 from services.cadvisor.core.exposition import render
 from services.cadvisor.core.model import NO_CPU, CgroupLayout, Snapshot, Stats
@@ -173,6 +175,55 @@ def test_a_cgroup_that_is_found_half_made_is_read_whole_later(reader: CgroupRead
     assert whole.cpu is not NO_CPU
 
 
+def test_who_does_nothing_is_read_less_and_who_does_something_is_read_whole(
+    reader: CgroupReader, parent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sleeper costs few reads a look but for each tenth; work shows in the very next one."""
+    counted: list[int] = []
+    real = cgroupfs._pread
+
+    def counting(descriptor: int) -> bytes | None:
+        counted.append(descriptor)
+        return real(descriptor)
+
+    monkeypatch.setattr(cgroupfs, "_pread", counting)
+    made = Cgroup(parent)
+    made.make()
+    try:
+        # Past the looks at a starting container.
+        for _ in range(12):
+            before = look(reader)[made.id]
+        group = reader._groups[made.id]
+        mine = {file.descriptor for part in group.all_parts() for file in part.files}
+        reads = []
+        for _ in range(10):
+            counted.clear()
+            look(reader)
+            reads.append(sum(descriptor in mine for descriptor in counted))
+        with subprocess.Popen(
+            ["sh", "-c", "read x; i=0; while [ $i -lt 99999 ]; do i=$((i+1)); done; read x"],
+            stdin=subprocess.PIPE,
+        ) as worker:
+            for place in made._places:
+                (place / "cgroup.procs").write_text(str(worker.pid))
+            look(reader)
+            assert worker.stdin is not None
+            worker.stdin.write(b"\n")
+            worker.stdin.flush()
+            deadline = time.monotonic() + 10
+            after = look(reader)[made.id]
+            while after.cpu.usage_ns <= before.cpu.usage_ns and time.monotonic() < deadline:
+                after = look(reader)[made.id]
+            worker.kill()
+    finally:
+        made.remove()
+
+    assert max(reads) == len(mine)
+    assert sorted(reads)[-2] < len(mine) / 2
+    assert after.cpu.usage_ns > before.cpu.usage_ns
+    assert after.processes.threads == before.processes.threads + 1
+
+
 @pytest.mark.fault("F45")
 @pytest.mark.asyncio
 async def test_containers_that_come_and_go_by_the_hundred_leave_nothing(
@@ -204,7 +255,7 @@ async def test_containers_that_come_and_go_by_the_hundred_leave_nothing(
                 snapshot = await sampler.sample()
                 looked.set()
                 found = {stats.identity.id: stats for stats in snapshot.containers}
-                # It sleeps: what it used before it came here is not charged, so only that it is told of counts.
+                # It sleeps, and what it used before it came here is not charged.
                 assert found[bystander.id].cpu is not NO_CPU
                 for key in found.keys() & {bystander.id, *(one.id for one in made)}:
                     if found[key].cpu is not NO_CPU:

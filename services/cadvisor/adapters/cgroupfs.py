@@ -4,6 +4,11 @@ A file opened once and read with `pread` costs a third of opening it each time, 
 that says what it said before is not parsed again. A cgroup that vanished answers ENODEV:
 it is left out of the sample at once, never told as one that used nothing, and its files
 are closed. A controller that was switched off under a living cgroup ends with its files.
+
+A container that used no processor in the last two looks is not read further, but for its
+network: what else it says moves by its own doing, and what the kernel does without it
+(reclaim, late writes) shows within ten looks. The original's dynamic housekeeping waits
+longer for such containers.
 """
 
 from __future__ import annotations
@@ -57,6 +62,8 @@ _LIMITS = frozenset(
     ]
 )
 _LIMIT_LOOKS = 10
+# cgroup v1 tells a list of processes again that is up to a second old: one look more than the last work.
+_CALM_LOOKS = 2
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH})
 # Parts of a container's statistics, by the first word of a file's name.
 _PARTS = {"cpuacct": "cpu", "cpu": "cpu", "memory": "memory", "blkio": "disks", "io": "disks", "pids": "pids"}
@@ -115,6 +122,10 @@ class _Group:
     stats: Stats | None = None
     looks: int = 0
     gone: bool = False
+    # For so many looks it has used no processor.
+    calm: int = 0
+    # Whether a part says something that `stats` does not say yet.
+    fresh: bool = True
     whole: bool = True
     age: int = 0
 
@@ -242,8 +253,23 @@ class CgroupReader:
 
     def _stats(self, group: _Group) -> Stats:
         """Return the same object as before when nothing has changed."""
-        changed = group.stats is None
-        limits = changed or group.age <= _STARTING_LOOKS or group.age % _LIMIT_LOOKS == 0
+        limits = group.stats is None or group.age <= _STARTING_LOOKS or group.age % _LIMIT_LOOKS == 0
+        cpu = group.parts["cpu"]
+        ran = cpu.changed(limits=limits)
+        if ran or cpu.value is None:
+            cpu.value, group.fresh = self._parse("cpu", cpu.contents(), 0), True
+        group.calm = 0 if ran else group.calm + 1
+        if group.calm < _CALM_LOOKS or limits or not cpu.files:
+            self._look_closer(group, limits=limits)
+        interfaces = self._interfaces(group.network)
+        if interfaces is not group.network.value:
+            group.network.value, group.fresh = interfaces, True
+        if group.fresh or group.stats is None:
+            group.stats, group.fresh = self._made(group), False
+        return group.stats
+
+    def _look_closer(self, group: _Group, *, limits: bool) -> None:
+        """Read what changes by a container's own doing."""
         pids = group.processes
         if pids.changed() or pids.value is None:
             pids.value = (pids.contents().get("cgroup.procs") or b"").split()
@@ -252,14 +278,8 @@ class CgroupReader:
             group.looks += 1
             self._open_network(group, pids.value)
         for kind, part in group.parts.items():
-            if part.changed(limits=limits) or part.value is None:
-                part.value, changed = self._parse(kind, part.contents(), len(pids.value)), True
-        interfaces = self._interfaces(group.network)
-        if interfaces is not group.network.value:
-            group.network.value, changed = interfaces, True
-        if changed or group.stats is None:
-            group.stats = self._made(group)
-        return group.stats
+            if kind != "cpu" and (part.changed(limits=limits) or part.value is None):
+                part.value, group.fresh = self._parse(kind, part.contents(), len(pids.value)), True
 
     def _made(self, group: _Group) -> Stats:
         return Stats(

@@ -40,6 +40,12 @@ class HostPorts:
         self._lock = asyncio.Lock()
         self._iptables: iptables.Iptables | None = None
         self._clean = False
+        self._restored = False
+
+    @property
+    def restored(self) -> bool:
+        """Whether it knows what was published before it began; until then `publish` would take that away."""
+        return self._restored
 
     async def publish(self, sandbox_id: str, ports: Sequence[PublishedPort]) -> None:
         """Lead ports of the host to a sandbox. Raises HOST_PORT_TAKEN, `NetworkError`."""
@@ -81,11 +87,11 @@ class HostPorts:
             if (addresses := self._addresses(sandbox_id))
         }
         async with self._lock:
-            if not placed and not self._published and self._clean:
-                return
-            self._published = placed
-            await self._forwarder.serve(portmap.local(self._published))
-            await self._write()
+            if placed or self._published or not self._clean:
+                self._published = placed
+                await self._forwarder.serve(portmap.local(self._published))
+                await self._write()
+            self._restored = True
 
     async def stop(self) -> None:
         """End the listeners; the rules stay, as the pods do."""

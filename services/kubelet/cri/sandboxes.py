@@ -15,7 +15,7 @@ from tripod.cri.v1 import api_pb2 as pb
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import Code
 from services.common.logs import get_logger
-from services.kubelet.cri import convert, engineapi, naming, portmap
+from services.kubelet.cri import convert, engineapi, leftovers, naming, portmap
 from services.kubelet.cri.census import Census, Selection
 from services.kubelet.cri.convert import Host
 from services.kubelet.cri.docker_client import DockerClient
@@ -67,6 +67,7 @@ class Holdings:
         self._made: dict[str, Made] = {}
         self._census = Census()
         self._oom = OomLog()
+        self._cgroup_parents = {leftovers.ENGINE_PARENT}
 
     async def listing(self, kind: str, *, uid: str = "", sandbox_id: str = "") -> list[Owned]:
         """List what is ours of a kind, newest first. Raises `ListIncompleteError`."""
@@ -121,6 +122,8 @@ class Holdings:
         self._made.pop(container_id, None)
         self._register.remove(container_id)
         self._census.forget(container_id)
+        if leftovers.remove_cgroups(container_id, self._cgroup_parents):
+            log.info("Removed cgroups that the engine had left behind", container_id=container_id)
 
     async def find(self, kind: str, wanted: str) -> Owned | None:
         """Inspect one by id, or by a part of its id that names no other."""
@@ -151,6 +154,9 @@ class Holdings:
         engine is too old for is refused, not sent.
         """
         engineapi.check(config, self._client.api_version)
+        parent = config["HostConfig"].get("CgroupParent")
+        if parent:
+            self._cgroup_parents.add(str(parent))
         name = naming.name(record, pod)
         for candidate in (name, *(f"{name}_{number}" for number in range(2, 10))):
             labels = self._register.labels(record, pod, candidate, digest(config))
@@ -253,7 +259,7 @@ class Sandboxes:
             await _START.recorded()
             if not record.host_network:
                 await self.attach(sandbox_id, config.hostname, convert.pod_details(config))
-                await self._ports.publish(sandbox_id, portmap.decode(record.ports))
+                await self._publish(sandbox_id, record)
         except BaseException:
             await asyncio.shield(self._discard(sandbox_id))
             raise
@@ -305,6 +311,11 @@ class Sandboxes:
         """Have the host ports of these sandboxes published, of those that run, and no others."""
         running = [(str(item["Id"]), record) for item, record in owned if item["State"] == "running"]
         await self._ports.restore({i: portmap.decode(record.ports) for i, record in running if record.ports})
+
+    async def _publish(self, sandbox_id: str, record: Record) -> None:
+        if record.ports and not self._ports.restored:
+            await self.restore_ports(await self._holdings.listing(naming.SANDBOX))
+        await self._ports.publish(sandbox_id, portmap.decode(record.ports))
 
     async def _pid(self, sandbox_id: str) -> int:
         inspected = await self._client.inspect(sandbox_id)
