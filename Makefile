@@ -36,7 +36,7 @@ check: $(VENV)/.ready proto ## Format, lint, types, import contracts, proto lint
 test: check ## Everything: also the engine, network namespaces and the composed node
 	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
-	$(BIN)/python -m pytest -q -m "(docker or netns or process) and not e2e" tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "(docker or netns or process) and not e2e" tests
 	$(BIN)/python -m pytest -q -m e2e tests
 
 kill-matrix: $(VENV)/.ready proto ## Kill every service at each step of its work, and check what must hold

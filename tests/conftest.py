@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,13 @@ from tools import gen_protos  # noqa: E402  # the path comes first
 if gen_protos.stale() and "PYTEST_XDIST_WORKER" not in os.environ:
     gen_protos.generate()
     importlib.invalidate_caches()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets, which pytest's own may not be."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def _engine_answers() -> bool:

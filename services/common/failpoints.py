@@ -5,8 +5,8 @@ before anything is recorded of it, and `recorded`. Each has a name such as
 `sandbox.create.before`. Off, an instant costs one look at a module's variable.
 
 Grammar, after FreeBSD's fail(9): `name=term->term;name=term`, a term being
-`[COUNT*]ACTION[(ARGUMENT)]`. A term with a count holds for that many passes, the
-last one for ever after. `*` names every instant that is not named otherwise.
+`[COUNT*]ACTION[(ARGUMENT)]`. A term with a count holds for that many passes, one
+without for ever; after the last term nothing happens. `*` names every instant that is not named otherwise.
 
 - `off`: nothing.
 - `error(MESSAGE)`: fail, as an unavailable part does.
@@ -69,12 +69,14 @@ class _Point:
     terms: list[_Term]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next(self) -> _Term:
-        """Take the term of this pass."""
+    def next(self) -> _Term | None:
+        """Take the term of this pass; None once all have held for as many passes as they say."""
         with self.lock:
+            if not self.terms:
+                return None
             term = self.terms[0]
             term.count -= 1
-            if term.count <= 0 and len(self.terms) > 1:
+            if term.count <= 0:
                 self.terms.pop(0)
             return term
 

@@ -53,9 +53,13 @@ class SandboxConfig:
 
 @dataclass(frozen=True, slots=True)
 class ContainerConfig:
-    """What a container is made from; `command` and `args` have their references replaced."""
+    """What a container is made from; `command` and `args` have their references replaced.
+
+    `sandbox` is what its sandbox was made from, which some runtimes want again; it may lack the manifest.
+    """
 
     pod: Pod
+    sandbox: SandboxConfig
     container: Container
     attempt: int
     command: tuple[str, ...]

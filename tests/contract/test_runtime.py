@@ -93,6 +93,7 @@ async def container(runtime: Runtime, wanted: Pod, box: SandboxId, attempt: int 
     spec = wanted.spec.containers[0]
     config = ContainerConfig(
         pod=wanted,
+        sandbox=SandboxConfig(wanted, 0, hostname="web", log_directory=""),
         container=spec,
         attempt=attempt,
         command=spec.command,

@@ -224,6 +224,9 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
             raise refused("SANDBOX_NOT_FOUND", "no such sandbox", Code.NOT_FOUND)
         if box.state != pb.SANDBOX_READY:
             raise refused("SANDBOX_NOT_READY", "the sandbox is not ready")
+        # As containerd does, which ends with a segmentation fault instead.
+        if request.sandbox_config.metadata != box.metadata:
+            raise refused("SANDBOX_CONFIG_INVALID", "sandbox_config is not that of the sandbox")
         config, wanted = request.config, request.SerializeToString(deterministic=True)
         for container, owner in self.containers.values():
             if owner == box.id and container.metadata == config.metadata:

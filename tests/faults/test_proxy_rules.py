@@ -38,9 +38,9 @@ SAMPLE = [
 
 @pytest.mark.fault("F2")
 @pytest.mark.parametrize(("instant", "occurrence"), SAMPLE)
-def test_a_kill_is_noticed_by_nobody(instant: str, occurrence: int, tmp_path: Path) -> None:
+def test_a_kill_is_noticed_by_nobody(instant: str, occurrence: int, short_path: Path) -> None:
     """Established connections survive, no request is lost, and the rules come to be as decided."""
-    assert asyncio.run(ProxyMatrix(tmp_path).run(instant, occurrence))
+    assert asyncio.run(ProxyMatrix(short_path).run(instant, occurrence))
 
 
 def say(text: str) -> None:
@@ -75,9 +75,9 @@ async def _killed_again_and_again(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.fault("F2")
-def test_six_kills_at_random_lose_nothing(tmp_path: Path) -> None:
+def test_six_kills_at_random_lose_nothing(short_path: Path) -> None:
     """While an endpoint comes and goes; the backend that goes still answers, as a stopping pod does."""
-    counts = asyncio.run(_killed_again_and_again(tmp_path / "world"))
+    counts = asyncio.run(_killed_again_and_again(short_path / "world"))
 
     assert counts["asked"] > 50
     assert (counts["broken"], counts["failed"], counts["lost"]) == (0, 0, 0), counts
@@ -183,9 +183,9 @@ async def _edited(folder: Path) -> tuple[list[float], Counter[str], Counter[str]
 
 
 @pytest.mark.fault("F40")
-def test_a_hundred_foreign_edits_are_put_right(tmp_path: Path) -> None:
+def test_a_hundred_foreign_edits_are_put_right(short_path: Path) -> None:
     """Each soon, counted by kind; foreign tables stay as they are, and a kept connection lives on."""
-    taken, done, repairs, counts = asyncio.run(_edited(tmp_path / "world"))
+    taken, done, repairs, counts = asyncio.run(_edited(short_path / "world"))
 
     say(f"{len(taken)} edits of {len(done)} kinds: p50 {percentile(taken, 50):.3f} s, max {max(taken):.3f} s")
     say(f"repairs {dict(repairs)}, client {counts}")
@@ -265,9 +265,9 @@ async def _until_it_moves(made: World, client: asyncio.subprocess.Process, addre
 @pytest.mark.parametrize(
     "failpoints", ["", "flows.delete.before=1*off->1*kill->off"], ids=["alive", "killed-before-it"]
 )
-def test_datagrams_from_one_port_reach_a_live_endpoint(failpoints: str, tmp_path: Path) -> None:
+def test_datagrams_from_one_port_reach_a_live_endpoint(failpoints: str, short_path: Path) -> None:
     """The endpoint of their flow went, though it still answers; no datagram goes to it for long."""
-    taken = asyncio.run(_flow_moves(tmp_path / "world", failpoints))
+    taken = asyncio.run(_flow_moves(short_path / "world", failpoints))
 
     say(f"the flow moved after {taken:.3f} s")
     # 1 s is the bar for a living proxy; a killed one must come back first, on a busy machine.
@@ -276,15 +276,15 @@ def test_datagrams_from_one_port_reach_a_live_endpoint(failpoints: str, tmp_path
 
 @pytest.mark.fault("F2")
 def test_an_end_that_nobody_misses_any_more_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a story's last instant a service told to end has answered all; the matrix waits and counts it."""
     monkeypatch.setattr(Service, "manner", MANNERS["TERM"])
-    asyncio.run(_end_unmissed(tmp_path))
+    asyncio.run(_end_unmissed(short_path))
 
 
-async def _end_unmissed(tmp_path: Path) -> None:
-    async with world(tmp_path / "w") as made:
+async def _end_unmissed(short_path: Path) -> None:
+    async with world(short_path / "w") as made:
         service = made.service
         await service.start("rules.decide.recorded=1*kill->off")
 

@@ -195,10 +195,8 @@ def _unmount_below(folder: Path) -> None:
         subprocess.run(["umount", "-l", mount], capture_output=True, check=False)
 
 
-def import_image(
-    name: str, changes: tuple[str, ...] = (), *, environment: dict[str, str] | None = None
-) -> None:
-    """Make an image of the host's static busybox at an engine. Raises `EngineUnavailable`."""
+def busybox_files() -> bytes:
+    """Return a tar archive of the host's static busybox with its links. Raises `EngineUnavailable`."""
     program = shutil.which("busybox")
     if program is None:
         raise EngineUnavailable("needs Debian's busybox-static: run `python3 -m tools.programs`")
@@ -212,9 +210,16 @@ def import_image(
             (folder / "bin" / applet).symlink_to("busybox")
         (folder / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:::/bin/sh\n")
         (folder / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
-        tar = subprocess.run(["tar", "-C", str(folder), "-c", "."], capture_output=True, check=True).stdout
+        return subprocess.run(["tar", "-C", str(folder), "-c", "."], capture_output=True, check=True).stdout
     finally:
         shutil.rmtree(folder)
+
+
+def import_image(
+    name: str, changes: tuple[str, ...] = (), *, environment: dict[str, str] | None = None
+) -> None:
+    """Make an image of the host's static busybox at an engine. Raises `EngineUnavailable`."""
+    tar = busybox_files()
     words = ["docker", "import"]
     for change in ("ENV PATH=/bin", *changes):
         words += ["--change", change]

@@ -37,12 +37,11 @@ _numbers = count()
 
 
 @dataclass(kw_only=True)
-class Node(KubeletClient):
-    """An engine, a kubelet on it, and a client of that kubelet."""
+class BareNode(KubeletClient):
+    """A kubelet on any runtime in a network namespace, and a client of that kubelet."""
 
     folder: Path
     netns: str
-    engine: PrivateEngine
     patience_seconds: float = 60.0
 
     @property
@@ -62,43 +61,10 @@ class Node(KubeletClient):
 
         await self.until(works, "the kubelet works", START_SECONDS)
 
-    async def docker(self, *words: str, check: bool = True, data: bytes | None = None) -> str:
-        """Run the `docker` program against the engine; return what it prints."""
-        done = await asyncio.to_thread(self.engine.docker, *words, check=check, data=data)
-        return done.stdout.decode(errors="replace").strip()
-
-    async def inspect(self, container: str, form: str) -> str:
-        """Return a part of what the engine knows of a container, "" without it: a Go template."""
-        return await self.docker("inspect", "--type", "container", "--format", form, container, check=False)
-
     async def ip(self, *words: str) -> str:
         """Run the `ip` program in the node's network namespace."""
         command = ["ip", "-n", self.netns, *words]
         return await asyncio.to_thread(subprocess.check_output, command, text=True)
-
-    async def snapshot(self) -> dict[str, Seen]:
-        """Return what must not change of each pod's containers, by `POD/CONTAINER`."""
-        seen = {}
-        for name, found in (await self.pods()).items():
-            for status in found.containers:
-                started = await self.inspect(status.container_id, "{{.State.StartedAt}} {{.State.Pid}}")
-                seen[f"{name}/{status.name}"] = Seen(
-                    container_id=status.container_id,
-                    started=started,
-                    restart_count=status.restart_count,
-                    addresses=tuple(found.pod_ips),
-                )
-        return seen
-
-    async def container_id(self, name: str) -> str:
-        """Return the id of a pod's first container."""
-        return str((await self.pods())[name].containers[0].container_id)
-
-    async def sandbox_id(self, name: str, state: str = "running") -> str:
-        """Return the id of a pod's pause container; "" without one."""
-        filters = ("label=io.tripod.kind=podsandbox", f"label=io.kubernetes.pod.name={name}")
-        words = [word for entry in (*filters, f"status={state}") for word in ("--filter", entry)]
-        return await self.docker("ps", "-aq", "--no-trunc", *words)
 
     async def phase(self, name: str, phase: pod_pb.PodPhase.ValueType) -> pod_pb.Pod:
         """Wait until a pod is in a phase."""
@@ -142,6 +108,46 @@ class Node(KubeletClient):
             await self.delete(*names)
             await self.gone(*names)
         await self.clean()
+
+
+@dataclass(kw_only=True)
+class Node(BareNode):
+    """An engine, a kubelet on it, and a client of that kubelet."""
+
+    engine: PrivateEngine
+
+    async def docker(self, *words: str, check: bool = True, data: bytes | None = None) -> str:
+        """Run the `docker` program against the engine; return what it prints."""
+        done = await asyncio.to_thread(self.engine.docker, *words, check=check, data=data)
+        return done.stdout.decode(errors="replace").strip()
+
+    async def inspect(self, container: str, form: str) -> str:
+        """Return a part of what the engine knows of a container, "" without it: a Go template."""
+        return await self.docker("inspect", "--type", "container", "--format", form, container, check=False)
+
+    async def snapshot(self) -> dict[str, Seen]:
+        """Return what must not change of each pod's containers, by `POD/CONTAINER`."""
+        seen = {}
+        for name, found in (await self.pods()).items():
+            for status in found.containers:
+                started = await self.inspect(status.container_id, "{{.State.StartedAt}} {{.State.Pid}}")
+                seen[f"{name}/{status.name}"] = Seen(
+                    container_id=status.container_id,
+                    started=started,
+                    restart_count=status.restart_count,
+                    addresses=tuple(found.pod_ips),
+                )
+        return seen
+
+    async def container_id(self, name: str) -> str:
+        """Return the id of a pod's first container."""
+        return str((await self.pods())[name].containers[0].container_id)
+
+    async def sandbox_id(self, name: str, state: str = "running") -> str:
+        """Return the id of a pod's pause container; "" without one."""
+        filters = ("label=io.tripod.kind=podsandbox", f"label=io.kubernetes.pod.name={name}")
+        words = [word for entry in (*filters, f"status={state}") for word in ("--filter", entry)]
+        return await self.docker("ps", "-aq", "--no-trunc", *words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,16 +215,34 @@ async def kubelet_on(
     engine: PrivateEngine, docker_host: str = "", settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Node]:
     """Make a kubelet process for an engine, not started yet; its pods end with the engine."""
-    number = f"{time.monotonic_ns() // 1000 % 10**8:x}{next(_numbers)}"
-    folder, netns = Path(f"/tmp/tn-{number}"), f"tn-{number}"
+    async with network_namespace() as netns, kubelet_in(netns, docker_host or engine.host, settings) as made:
+        yield Node(service=made.service, channel=made.channel, folder=made.folder, netns=netns, engine=engine)
+
+
+@asynccontextmanager
+async def network_namespace() -> AsyncIterator[str]:
+    """Make a network namespace for a block; yields its name."""
+    name = f"tn-{time.monotonic_ns() // 1000 % 10**8:x}{next(_numbers)}"
+    await _ip("netns", "add", name)
+    try:
+        await _ip("-n", name, "link", "set", "lo", "up")
+        yield name
+    finally:
+        await _ip("netns", "delete", name)
+
+
+@asynccontextmanager
+async def kubelet_in(
+    netns: str, docker_host: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[BareNode]:
+    """Make a kubelet process in a network namespace, not started yet."""
+    folder = Path(f"/tmp/{netns}")
     (folder / "run").mkdir(parents=True)
-    await _ip("netns", "add", netns)
-    await _ip("-n", netns, "link", "set", "lo", "up")
     environment = {
         "TRIPOD_NODE_NAME": NODE_NAME,
         "TRIPOD_STATE_DIRECTORY": str(folder / "state"),
         "TRIPOD_RUN_DIRECTORY": str(folder / "run"),
-        "TRIPOD_DOCKER_HOST": docker_host or engine.host,
+        "TRIPOD_DOCKER_HOST": docker_host,
         "TRIPOD_BRIDGE": BRIDGE,
         "TRIPOD_POD_CIDR": POD_CIDR,
         **(settings or {}),
@@ -226,11 +250,10 @@ async def kubelet_on(
     service = Service("kubelet", folder, environment, prefix=("nsenter", f"--net=/run/netns/{netns}", "--"))
     channel = open_channel(f"unix://{folder}/run/kubelet.sock")
     try:
-        yield Node(service=service, channel=channel, folder=folder, netns=netns, engine=engine)
+        yield BareNode(service=service, channel=channel, folder=folder, netns=netns)
     finally:
         await service.kill()
         await channel.close(None)
-        await _ip("netns", "delete", netns)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 

@@ -194,7 +194,11 @@ class CriRuntime:
 
     async def create_container(self, sandbox: SandboxId, config: ContainerConfig) -> ContainerId:
         """Create a container."""
-        request = pb.CreateContainerRequest(pod_sandbox_id=sandbox, config=_container_config(config))
+        request = pb.CreateContainerRequest(
+            pod_sandbox_id=sandbox,
+            config=_container_config(config),
+            sandbox_config=_sandbox_config(config.sandbox),
+        )
         answer = await self._call(self._runtime.CreateContainer, request, seconds=_CREATE_SECONDS)
         return ContainerId(answer.container_id)
 

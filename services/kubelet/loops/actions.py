@@ -69,6 +69,7 @@ class _Box:
     """The sandbox that containers start in; `seen` once it was looked at."""
 
     id: SandboxId
+    attempt: int
     seen: ObservedSandbox | None = None
 
 
@@ -95,7 +96,7 @@ class Actor:
         outcome = Outcome(observed)
         images: dict[str, bool] = {}
         newest = observed.sandbox()
-        box = _Box(newest.id, newest) if newest else None
+        box = _Box(newest.id, newest.attempt, newest) if newest else None
         stops = [action for action in actions if isinstance(action, plan.StopContainer)]
         if stops:
             outcome.acted, outcome.observed = True, None
@@ -198,7 +199,7 @@ class Actor:
         # A look that hangs must not hold one of the places of those that start.
         made, present = await asyncio.gather(make(), look())
         known = zip(images, present, strict=True)
-        return _Box(made), {image: there for image, there in known if there is not None}
+        return _Box(made, action.attempt), {image: there for image, there in known if there is not None}
 
     async def _look_for(self, image: str) -> bool | None:
         """Tell whether an image is there; None when that cannot be told now."""
@@ -215,15 +216,7 @@ class Actor:
         await _VOLUMES.recorded()
         if action.attempt:
             self._events.emit(pod, "SandboxChanged", f"Making a new sandbox: {action.reason}")
-        config = SandboxConfig(
-            pod=pod,
-            attempt=action.attempt,
-            hostname=hostname(pod),
-            log_directory=str(volumes.log_directory(self._facts.state_directory, pod)),
-            manifest=render.portable(pod),
-            dns_servers=self._facts.dns_servers,
-            dns_searches=self._facts.dns_searches,
-        )
+        config = self._sandbox_config(pod, action.attempt, render.portable(pod))
         try:
             async with self._starts:
                 with telemetry.span(telemetry_names.SANDBOX_CREATE, attributes={"reason": action.reason}):
@@ -273,7 +266,7 @@ class Actor:
         try:
             with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
                 await self._files.prepare(pod)
-                config = self._container_config(pod, spec, action.attempt)
+                config = self._container_config(pod, spec, action.attempt, box.attempt)
                 container_id, seen = await asyncio.gather(self._create(box.id, config), self._look_at(box))
                 if box.seen is None:
                     box.seen = seen
@@ -319,10 +312,24 @@ class Actor:
             await self._files.write_hosts(pod, text)
         await _HOSTS.recorded()
 
-    def _container_config(self, pod: Pod, spec: Container, attempt: int) -> ContainerConfig:
+    def _sandbox_config(self, pod: Pod, attempt: int, manifest: str = "") -> SandboxConfig:
+        return SandboxConfig(
+            pod=pod,
+            attempt=attempt,
+            hostname=hostname(pod),
+            log_directory=str(volumes.log_directory(self._facts.state_directory, pod)),
+            manifest=manifest,
+            dns_servers=self._facts.dns_servers,
+            dns_searches=self._facts.dns_searches,
+        )
+
+    def _container_config(
+        self, pod: Pod, spec: Container, attempt: int, sandbox_attempt: int
+    ) -> ContainerConfig:
         values = env.environment(spec.env)
         return ContainerConfig(
             pod=pod,
+            sandbox=self._sandbox_config(pod, sandbox_attempt),
             container=spec,
             attempt=attempt,
             command=tuple(env.expand(word, values) for word in spec.command),

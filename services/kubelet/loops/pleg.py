@@ -1,7 +1,8 @@
 """Wake workers when something moves at the runtime: its events at once, a relist as the net.
 
 Source: the kubelet's evented and generic PLEG. The relist compares what was listed
-with what was listed before, and wakes the pods that differ.
+with what was listed before, and wakes the pods that differ. A runtime that has no
+events (containerd 1.6) is listed as often as the generic PLEG does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from services.common import telemetry
 from services.common.clock import Clock
-from services.common.errors import TripodError
+from services.common.errors import Code, TripodError
 from services.common.logs import get_logger
 from services.kubelet.core.model import PodUid
 from services.kubelet.core.observed import ObservedPod
@@ -18,7 +19,9 @@ from services.kubelet.ports import Runtime
 
 log = get_logger(__name__)
 RELIST_SECONDS = 10.0
+EVENTLESS_RELIST_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
+_EVENTLESS_RETRY_SECONDS = 60.0
 
 
 class RuntimeWatcher:
@@ -29,6 +32,7 @@ class RuntimeWatcher:
         self._clock = clock
         self._wake = wake
         self._before: Mapping[PodUid, ObservedPod] = {}
+        self._has_events = True
         self.relist_time: float | None = None
 
     async def follow(self) -> None:
@@ -36,10 +40,18 @@ class RuntimeWatcher:
         while True:
             try:
                 async for uid in self._runtime.changes():
+                    self._has_events = True
                     self._wake(uid)
             except TripodError as error:
-                log.warning("Lost the runtime's events", reason=error.reason, error=error.message)
-            await self._clock.sleep(_RETRY_SECONDS)
+                self._lost(error)
+            await self._clock.sleep(_RETRY_SECONDS if self._has_events else _EVENTLESS_RETRY_SECONDS)
+
+    def _lost(self, error: TripodError) -> None:
+        if error.code is not Code.UNIMPLEMENTED:
+            log.warning("Lost the runtime's events", reason=error.reason, error=error.message)
+        elif self._has_events:
+            self._has_events = False
+            log.info("The runtime has no events", relist_seconds=EVENTLESS_RELIST_SECONDS)
 
     async def relist(self) -> None:
         """Wake on differences between listings, for ever."""
@@ -50,7 +62,7 @@ class RuntimeWatcher:
                 self.relist_time = self._clock.monotonic()
             except TripodError as error:
                 log.warning("Could not list the runtime's pods", reason=error.reason, error=error.message)
-            await self._clock.sleep(RELIST_SECONDS)
+            await self._clock.sleep(RELIST_SECONDS if self._has_events else EVENTLESS_RELIST_SECONDS)
 
     def compare(self, now: Mapping[PodUid, ObservedPod]) -> None:
         """Wake the pods that differ from the listing before."""
