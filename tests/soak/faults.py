@@ -24,6 +24,10 @@ GONE_SECONDS = 600.0
 _FREEZE_SECONDS = (1.0, 6.0)
 
 
+# How often all services are killed at once.
+ALL_AT_ONCE = 0.1
+
+
 @dataclass
 class Actor:
     """Acts at random, from the tally's seed."""
@@ -61,11 +65,14 @@ class Actor:
         await self.overdue()
 
     async def kill_service(self) -> None:
-        """SIGKILL one of the three; it is started again at once."""
-        name = self.tally.random.choice(sorted(self.made.services))
-        self.tally.note(f"kill {name}")
-        await self.made.services[name].cycle()
-        self.tally.kills[name] += 1
+        """SIGKILL one of the three, now and then all at once; they are started again at once."""
+        every = sorted(self.made.services)
+        names = every if self.tally.random.random() < ALL_AT_ONCE else [self.tally.random.choice(every)]
+        self.tally.note(f"kill {' '.join(names)}")
+        await asyncio.gather(*(self.made.services[name].cycle() for name in names))
+        self.tally.kills.update(names)
+        if len(names) > 1:
+            self.tally.actions["kill all at once"] += 1
 
     async def create(self) -> None:
         """Apply a victim, unless there are enough."""

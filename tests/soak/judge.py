@@ -97,6 +97,7 @@ async def measure(made: Node) -> dict[str, Held]:
             min(held.threads for held in looks),
             min(held.tasks for held in looks),
             min(held.resident_bytes for held in looks),
+            min(looks, key=lambda held: held.open_files).kinds,
         )
     return found
 
@@ -109,9 +110,15 @@ def compare(before: Mapping[str, Held], after: Mapping[str, Held], tally: Tally,
             grown = getattr(last, what) - getattr(first, what)
             tally.figures[f"{name} {what}"] = f"{getattr(first, what)} to {getattr(last, what)}"
             if grown > slack:
-                tally.violated(f"I7 bounded: {name} has {grown} more {what} after the load")
+                more = _more(first, last) if what == "open_files" else ""
+                tally.violated(f"I7 bounded: {name} has {grown} more {what} after the load{more}")
         growth = last.resident_bytes - first.resident_bytes
         sizes = f"{first.resident_bytes / 2**20:.1f} to {last.resident_bytes / 2**20:.1f}"
         tally.figures[f"{name} memory (MiB)"] = sizes
         if memory and growth > GROWTH_LIMIT_BYTES:
             tally.violated(f"I7 bounded: {name} grew by {growth / 2**20:.1f} MiB under load")
+
+
+def _more(first: Held, last: Held) -> str:
+    grown = {kind: count - first.kinds.get(kind, 0) for kind, count in last.kinds.items()}
+    return f": { ({kind: count for kind, count in grown.items() if count > 0}) }"

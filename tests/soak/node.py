@@ -7,7 +7,8 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -42,6 +43,8 @@ class Held:
     threads: int
     tasks: int
     resident_bytes: int
+    # How many open files of each kind: "socket", "pipe", or a path.
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -133,7 +136,8 @@ def _held(directory: Path, tasks: int) -> Held:
     files = [_target(path) for path in (directory / "fd").iterdir()]
     # cAdvisor reads every cgroup of the host, and others come and go: only stale ones count.
     own = [path for path in files if not (path.startswith(CGROUPS) and Path(path).exists())]
-    return Held(len(own), len(list((directory / "task").iterdir())), tasks, pages * 4096)
+    kinds = Counter(path.partition(":")[0] for path in own)
+    return Held(len(own), len(list((directory / "task").iterdir())), tasks, pages * 4096, kinds)
 
 
 def _target(path: Path) -> str:
