@@ -17,9 +17,9 @@ import pytest_asyncio
 from tripod.cri.v1 import api_pb2 as pb
 
 from services.common.errors import RemoteError
+from services.common.spdy.multiplex import SpdyStream, StreamResetError
 from services.kubelet.adapters.exec_stream import ExecChannel, open_exec_stream
 from services.kubelet.cri.execution import OUTPUT_LIMIT_BYTES
-from services.kubelet.cri.streaming.multiplex import SpdyStream, StreamResetError
 from tests.docker.test_cri_server import Server
 from tests.kubelet.cri.streaming.spdy_client import FORWARD, V4, opened, read_all, spdy
 from tests.lab.dockerd import EngineUnavailable, import_image

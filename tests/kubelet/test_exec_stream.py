@@ -9,7 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from services.kubelet.adapters.exec_stream import ExecChannel, ExecStreamError, open_exec_stream, parse_status
+from services.kubelet.adapters.exec_stream import (
+    ExecChannel,
+    ExecStreamError,
+    NoHalfCloseError,
+    open_exec_stream,
+    parse_status,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -157,3 +163,17 @@ async def test_any_other_status_is_an_error_with_its_message(document: bytes, me
         parse_status(document)
 
     assert failed.value.reason == "EXEC_FAILED"
+
+
+async def test_a_server_that_cannot_end_an_input_runs_nothing_for_a_command_that_has_one() -> None:
+    """It is refused before: asked again in another way, the command would run twice."""
+    began: list[bool] = []
+
+    async def behave(socket: web.WebSocketResponse) -> None:
+        began.append(socket.ws_protocol is not None)
+
+    async with serving(behave, protocols=("v4.channel.k8s.io",)) as url:
+        with pytest.raises(NoHalfCloseError):
+            await open_exec_stream(url, half_close=True)
+
+    assert True not in began

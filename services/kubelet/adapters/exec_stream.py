@@ -1,7 +1,8 @@
-"""The kubelet's end of a command's streams: a WebSocket to the URL that a CRI server's `Exec` has returned.
+"""The kubelet's end of a command's streams, at the URL that a CRI server's `Exec` has returned.
 
-Speaks `v5.channel.k8s.io` and `v4.channel.k8s.io` (KEP-4006): a binary message is one byte, the channel,
-and data. The CRI server has a codec of its own; the two meet only on the wire.
+A WebSocket that speaks `v5.channel.k8s.io` or `v4.channel.k8s.io` (KEP-4006): a binary message is one byte,
+the channel, and data. Only v5 can tell the end of the input: for a command with input, a server that does
+not speak it (containerd 1.6) is spoken to in SPDY, see `exec_spdy`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 
@@ -38,8 +39,45 @@ class ExecStreamError(TripodError):
     """A command could not be run, or its streams broke before it ended."""
 
 
-class ExecClient:
-    """One command's streams. Iterate to its end, then read `exit_code`; the opener closes it.
+class NoHalfCloseError(ExecStreamError):
+    """The server's WebSockets cannot tell the end of the input. The URL is used up."""
+
+
+class ExecClient(Protocol):
+    """One command's streams. Iterate to its end, then read `exit_code`; the opener closes it."""
+
+    @property
+    def exit_code(self) -> int:
+        """The command's exit code. Raises `ExecStreamError` EXEC_STREAM_BROKEN while it is not known."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[tuple[ExecChannel, bytes]]:
+        """Yield (STDOUT or STDERR, bytes) until the command has ended; then `exit_code` is known.
+
+        Raises `ExecStreamError`: EXEC_FAILED when the command could not be run, EXEC_STREAM_BROKEN when the
+        connection ended without a status.
+        """
+        ...
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Write to the standard input; waits while nobody reads. Raises `ExecStreamError`."""
+        ...
+
+    async def close_stdin(self) -> None:
+        """End the standard input."""
+        ...
+
+    async def resize(self, width: int, height: int) -> None:
+        """Tell the terminal's size in columns and rows. Raises `ExecStreamError`."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection, and with it a command that still runs. May be repeated."""
+        ...
+
+
+class WebSocketExec:
+    """A command's streams in a WebSocket. Implements `ExecClient`.
 
     Nothing is buffered beyond 64 KiB: output that is not iterated stops the command.
     """
@@ -53,7 +91,7 @@ class ExecClient:
     def exit_code(self) -> int:
         """The command's exit code. Raises `ExecStreamError` EXEC_STREAM_BROKEN while it is not known."""
         if self._exit_code is None:
-            raise _broken("the command has not ended")
+            raise broken("the command has not ended")
         return self._exit_code
 
     async def __aiter__(self) -> AsyncIterator[tuple[ExecChannel, bytes]]:
@@ -69,7 +107,7 @@ class ExecClient:
             elif channel is ExecChannel.STATUS:
                 self._exit_code = parse_status(data)
                 return
-        raise _broken(f"the connection ended with code {self._socket.close_code}")
+        raise broken(f"the connection ended with code {self._socket.close_code}")
 
     async def write_stdin(self, data: bytes) -> None:
         """Write to the command's standard input; waits while the server does not read.
@@ -93,7 +131,7 @@ class ExecClient:
         await self._socket.close()
         await self._session.close()
 
-    async def __aenter__(self) -> ExecClient:
+    async def __aenter__(self) -> WebSocketExec:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -103,13 +141,14 @@ class ExecClient:
         try:
             await self._socket.send_bytes(bytes([channel]) + data)
         except ConnectionError as err:
-            raise _broken(str(err)) from err
+            raise broken(str(err)) from err
 
 
-async def open_exec_stream(url: str) -> ExecClient:
+async def open_exec_stream(url: str, *, half_close: bool = False) -> WebSocketExec:
     """Connect to an `http` or `https` URL of a CRI server. The caller closes the client.
 
-    Raises `ExecStreamError` EXEC_STREAM_REFUSED when the server does not answer in 10 s or refuses.
+    Raises `ExecStreamError` EXEC_STREAM_REFUSED when the server does not answer in 10 s or refuses,
+    `NoHalfCloseError` when the end of the input must be told and cannot be.
     """
     # `trust_env` stays off: the URL is a node-local one, and a proxy would learn its token.
     session = aiohttp.ClientSession(auto_decompress=False)
@@ -117,21 +156,24 @@ async def open_exec_stream(url: str) -> ExecClient:
         async with asyncio.timeout(CONNECT_SECONDS):
             socket = await session.ws_connect(
                 url,
-                protocols=SUBPROTOCOLS,
+                # A server that takes v4 would run the command, and asking in SPDY then would run it again.
+                protocols=SUBPROTOCOLS[:1] if half_close else SUBPROTOCOLS,
                 max_msg_size=MESSAGE_BYTES,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
             )
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as err:
         await session.close()
-        raise _refused(err) from err
+        if half_close and isinstance(err, aiohttp.WSServerHandshakeError):
+            raise _no_half_close() from err
+        raise refused(err) from err
     except BaseException:
         await session.close()
         raise
     if socket.protocol is None:
         await socket.close()
         await session.close()
-        raise _refused("it chose no subprotocol")
-    return ExecClient(session, socket)
+        raise _no_half_close() if half_close else refused("it chose no subprotocol")
+    return WebSocketExec(session, socket)
 
 
 def parse_status(document: bytes) -> int:
@@ -148,8 +190,8 @@ def parse_status(document: bytes) -> int:
             return int(next(cause["message"] for cause in causes if cause["reason"] == "ExitCode"))
         message = str(status.get("message") or "no reason given")
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as err:
-        raise _failed("the runtime sent a status that cannot be read") from err
-    raise _failed(message)
+        raise failed("the runtime sent a status that cannot be read") from err
+    raise failed(message)
 
 
 def _split(message: aiohttp.WSMessage) -> tuple[ExecChannel | None, bytes]:
@@ -162,7 +204,16 @@ def _split(message: aiohttp.WSMessage) -> tuple[ExecChannel | None, bytes]:
         return None, b""
 
 
-def _refused(cause: object) -> ExecStreamError:
+def _no_half_close() -> NoHalfCloseError:
+    return NoHalfCloseError(
+        f"The runtime's streaming server speaks no {SUBPROTOCOLS[0]}",
+        code=Code.UNIMPLEMENTED,
+        reason="EXEC_NO_HALF_CLOSE",
+    )
+
+
+def refused(cause: object) -> ExecStreamError:
+    """Say that a streaming server does not take the connection. No URL, which has a token."""
     # A client error's text may hold the URL, and with it the token: only the status or the kind is told.
     status = getattr(cause, "status", None)
     known = cause if isinstance(cause, str) else f"HTTP {status}" if status else type(cause).__name__
@@ -174,7 +225,8 @@ def _refused(cause: object) -> ExecStreamError:
     )
 
 
-def _broken(cause: str) -> ExecStreamError:
+def broken(cause: str) -> ExecStreamError:
+    """Say that the streams ended before the command did."""
     return ExecStreamError(
         f"The command's streams broke: {cause}",
         code=Code.UNAVAILABLE,
@@ -183,7 +235,8 @@ def _broken(cause: str) -> ExecStreamError:
     )
 
 
-def _failed(message: str) -> ExecStreamError:
+def failed(message: str) -> ExecStreamError:
+    """Say that the command could not be run."""
     return ExecStreamError(
         f"The command could not be run: {message}",
         code=Code.FAILED_PRECONDITION,

@@ -14,10 +14,11 @@ from services.common import telemetry
 from services.common.clock import Clock
 from services.common.watch import Bookmark, Deleted, WatchHub
 from services.kubelet.adapters import log_reader
-from services.kubelet.adapters.exec_stream import ExecChannel, ExecClient, open_exec_stream
+from services.kubelet.adapters.exec_spdy import open_exec_spdy
+from services.kubelet.adapters.exec_stream import ExecChannel, ExecClient, NoHalfCloseError, open_exec_stream
 from services.kubelet.core.events import Event
 from services.kubelet.core.explain import Explanation
-from services.kubelet.core.model import Pod, PodUid
+from services.kubelet.core.model import ContainerId, Pod, PodUid
 from services.kubelet.core.observed import ObservedContainer, RuntimeState
 from services.kubelet.core.status import PodStatus
 from services.kubelet.errors import (
@@ -71,6 +72,8 @@ class PodServicer(pb_grpc.PodServiceServicer):
         self._explainer = explainer
         self._clock = clock
         self._log_root = log_root
+        # Whether the runtime's WebSockets have been found unable to end an input.
+        self._spdy = False
 
     async def ListPods(self, request: pb.ListPodsRequest, context: Any) -> pb.ListPodsResponse:
         """List statuses, once a restart has found all pods again."""
@@ -200,18 +203,31 @@ class PodServicer(pb_grpc.PodServiceServicer):
         name, instances = await self._instances(pod, start.container)
         if not instances or instances[0].state is not RuntimeState.RUNNING:
             raise ContainerNotStartedError(pod.name, name, "does not run")
-        url = await self._runtime.exec_url(
-            instances[0].id, list(start.command), tty=start.tty, stdin=start.stdin
-        )
-        async with await open_exec_stream(url) as client:
-            feeder = asyncio.ensure_future(_feed(requests, client))  # noqa: TID251  # ended in `finally`
+        client = await self._command(instances[0].id, start)
+        feeder = asyncio.ensure_future(_feed(requests, client))  # noqa: TID251  # ended in `finally`
+        try:
+            async for channel, data in client:
+                yield _output(channel, data)
+            yield pb.ExecResponse(exit_code=client.exit_code)
+        finally:
+            feeder.cancel()
+            await asyncio.wait({feeder})
+            await client.close()
+
+    async def _command(self, container: ContainerId, start: pb.ExecStart) -> ExecClient:
+        """Connect to a command: by WebSocket, or by SPDY where the runtime's WebSockets end no input."""
+
+        async def url() -> str:
+            return await self._runtime.exec_url(
+                container, list(start.command), tty=start.tty, stdin=start.stdin
+            )
+
+        if not (start.stdin and self._spdy):
             try:
-                async for channel, data in client:
-                    yield _output(channel, data)
-                yield pb.ExecResponse(exit_code=client.exit_code)
-            finally:
-                feeder.cancel()
-                await asyncio.wait({feeder})
+                return await open_exec_stream(await url(), half_close=start.stdin)
+            except NoHalfCloseError:
+                self._spdy = True
+        return await open_exec_spdy(await url(), tty=start.tty, stdin=start.stdin)
 
 
 def _output(channel: ExecChannel, data: bytes) -> pb.ExecResponse:

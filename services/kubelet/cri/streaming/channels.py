@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 from aiohttp import WSMsgType, web
 
+from services.common.spdy.errors import PeerGoneError
 from services.kubelet.cri.streaming import websocket
 from services.kubelet.cri.streaming.command import pass_size, pass_stdin
-from services.kubelet.cri.streaming.session import ClientGoneError, ExecSession, ExecStream
+from services.kubelet.cri.streaming.session import ExecSession, ExecStream
 from services.kubelet.cri.streaming.status import Outcome, document, text
 from services.kubelet.cri.streaming.terminal import TerminalSize
 from services.kubelet.cri.streaming.websocket import Channel, ChannelError, StdinData, StdinEnd
@@ -25,16 +26,16 @@ class Messages:
         self.activity_count = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield what the client sends. Raises `ClientGoneError` at its end."""
+        """Yield what the client sends. Raises `PeerGoneError` at its end."""
         while True:
             message = await self._socket.receive()
             self.activity_count += 1
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
-                raise ClientGoneError(message.type.name)
+                raise PeerGoneError(message.type.name)
             yield message.data.encode() if isinstance(message.data, str) else message.data
 
     async def send(self, channel: int, data: bytes) -> None:
-        """Send one message; waits while the client does not read. Raises `ClientGoneError`."""
+        """Send one message; waits while the client does not read. Raises `PeerGoneError`."""
         self.activity_count += 1
         message = websocket.encode(channel, data, subprotocol=self.subprotocol)
         try:
@@ -43,19 +44,19 @@ class Messages:
             else:
                 await self._socket.send_bytes(message)
         except ConnectionError as err:
-            raise ClientGoneError(str(err)) from err
+            raise PeerGoneError(str(err)) from err
 
     async def send_all(self, channel: int, data: bytes) -> None:
-        """Send data of any length. Raises `ClientGoneError`."""
+        """Send data of any length. Raises `PeerGoneError`."""
         for start in range(0, len(data), websocket.FRAME_BYTES):
             await self.send(channel, data[start : start + websocket.FRAME_BYTES])
 
     async def ping(self) -> None:
-        """Write a ping. Raises `ClientGoneError`."""
+        """Write a ping. Raises `PeerGoneError`."""
         try:
             await self._socket.ping()
         except ConnectionError as err:
-            raise ClientGoneError(str(err)) from err
+            raise PeerGoneError(str(err)) from err
 
 
 class ChannelCommand:
@@ -71,7 +72,7 @@ class ChannelCommand:
         return self._messages.activity_count
 
     async def ping(self) -> None:
-        """Write a ping. Raises `ClientGoneError`."""
+        """Write a ping. Raises `PeerGoneError`."""
         await self._messages.ping()
 
     async def ready(self) -> None:
@@ -79,7 +80,7 @@ class ChannelCommand:
         await self._messages.send(Channel.STDOUT, b"")
 
     async def feed(self, session: ExecSession, *, wanted: bool) -> None:
-        """Pass the client's input on until it goes. Raises `ClientGoneError`."""
+        """Pass the client's input on until it goes. Raises `PeerGoneError`."""
         async for message in self._messages:
             match self._decode(message):
                 case StdinData(data) if wanted:
@@ -93,14 +94,14 @@ class ChannelCommand:
         try:
             return websocket.decode_input(message, subprotocol=self._protocol)
         except ChannelError as err:
-            raise ClientGoneError(str(err)) from err
+            raise PeerGoneError(str(err)) from err
 
     async def send(self, stream: ExecStream, data: bytes) -> None:
-        """Send output. Raises `ClientGoneError`."""
+        """Send output. Raises `PeerGoneError`."""
         await self._messages.send_all(_OUTPUTS[stream], data)
 
     async def finish(self, outcome: Outcome) -> None:
-        """Send the status. Raises `ClientGoneError`."""
+        """Send the status. Raises `PeerGoneError`."""
         if websocket.tells_status(self._protocol):
             await self._messages.send(Channel.STATUS, document(outcome))
         elif words := text(outcome):

@@ -13,9 +13,9 @@ from typing import Final, Protocol
 
 from services.common.clock import Clock
 from services.common.errors import TripodError
-from services.kubelet.cri.streaming.groups import first_of
+from services.common.spdy.errors import PeerGoneError
+from services.common.spdy.groups import first_of
 from services.kubelet.cri.streaming.session import (
-    ClientGoneError,
     ExecBackend,
     ExecSession,
     ExecStream,
@@ -37,7 +37,7 @@ class Activity(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Write something, so that a lost connection shows. Raises `ClientGoneError`."""
+        """Write something, so that a lost connection shows. Raises `PeerGoneError`."""
         ...
 
 
@@ -51,21 +51,21 @@ class CommandPeer(Activity, Protocol):
     async def feed(self, session: ExecSession, *, wanted: bool) -> None:
         """Pass input and sizes on until the client has no more; drop input that is not wanted.
 
-        Raises `ClientGoneError`.
+        Raises `PeerGoneError`.
         """
         ...
 
     async def send(self, stream: ExecStream, data: bytes) -> None:
-        """Send output; waits while the client does not read. Raises `ClientGoneError`."""
+        """Send output; waits while the client does not read. Raises `PeerGoneError`."""
         ...
 
     async def finish(self, outcome: Outcome) -> None:
-        """Tell how the command ended. Raises `ClientGoneError`."""
+        """Tell how the command ended. Raises `PeerGoneError`."""
         ...
 
 
 async def run_command(peer: CommandPeer, backend: ExecBackend, request: StreamRequest, clock: Clock) -> None:
-    """Run the command between its streams and tell how it ended. Raises `ClientGoneError`."""
+    """Run the command between its streams and tell how it ended. Raises `PeerGoneError`."""
     await peer.finish(await _outcome(peer, backend, request, clock))
 
 
@@ -108,7 +108,7 @@ async def _send(peer: CommandPeer, stream: ExecStream, data: bytes, stall_second
         async with asyncio.timeout(stall_seconds):
             await peer.send(stream, data)
     except TimeoutError as err:
-        raise ClientGoneError("it read nothing for too long") from err
+        raise PeerGoneError("it read nothing for too long") from err
 
 
 async def pass_stdin(session: ExecSession, data: bytes) -> bool:
@@ -139,4 +139,4 @@ async def watch(peer: Activity, clock: Clock) -> None:
         if peer.activity_count != seen:
             seen, quiet_since = peer.activity_count, clock.monotonic()
         if clock.monotonic() - quiet_since >= IDLE_SECONDS:
-            raise ClientGoneError("idle for too long")
+            raise PeerGoneError("idle for too long")

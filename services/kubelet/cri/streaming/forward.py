@@ -17,13 +17,13 @@ from typing import Final, Protocol
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
+from services.common.spdy.errors import PeerGoneError, ResetStatus
+from services.common.spdy.groups import first_of
+from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
 from services.kubelet.cri.streaming import websocket
 from services.kubelet.cri.streaming.channels import Messages
 from services.kubelet.cri.streaming.command import watch
-from services.kubelet.cri.streaming.groups import first_of
-from services.kubelet.cri.streaming.multiplex import Multiplexer, SpdyStream, StreamResetError
-from services.kubelet.cri.streaming.session import ClientGoneError, ForwardBackend, ForwardRequest, Pipes
-from services.kubelet.cri.streaming.spdy.errors import ResetStatus
+from services.kubelet.cri.streaming.session import ForwardBackend, ForwardRequest, Pipes
 from services.kubelet.cri.streaming.spdycommand import TYPE_HEADER
 
 log = get_logger(__name__)
@@ -52,7 +52,7 @@ class Duplex(Protocol):
 async def relay(client: Duplex, pipes: Pipes, *, half_close: bool) -> None:
     """Move bytes both ways until both sides have ended, or with `half_close` off until the program has.
 
-    Raises `StreamResetError` or `ClientGoneError` when the client gives up.
+    Raises `StreamResetError` or `PeerGoneError` when the client gives up.
     """
     reader, writer = pipes
     try:
@@ -113,7 +113,7 @@ class SpdyForward:
         self._halves: dict[str, asyncio.Future[SpdyStream]] = {}
 
     async def run(self) -> None:
-        """Serve until the client begins no more streams and all have ended. Raises `ClientGoneError`."""
+        """Serve until the client begins no more streams and all have ended. Raises `PeerGoneError`."""
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(watch(self._link, self._clock))
             async with asyncio.TaskGroup() as pairs:
@@ -192,7 +192,7 @@ class ChannelForward:
         self._clock = clock
 
     async def run(self) -> None:
-        """Serve until every connection has ended. Raises `ClientGoneError`."""
+        """Serve until every connection has ended. Raises `PeerGoneError`."""
         ports = [
             _ChannelPort(self._messages, 2 * index, port) for index, port in enumerate(self._request.ports)
         ]
@@ -212,7 +212,7 @@ class ChannelForward:
             try:
                 channel, data = websocket.split(message, subprotocol=self._messages.subprotocol)
             except websocket.ChannelError as err:
-                raise ClientGoneError(str(err)) from err
+                raise PeerGoneError(str(err)) from err
             if channel % 2 == 0 and channel // 2 < len(ports) and data:
                 await ports[channel // 2].put(data)
 
@@ -263,7 +263,7 @@ class _ChannelPort:
         return await self._inbox.get()
 
     async def write(self, data: bytes) -> None:
-        """Send data. Raises `ClientGoneError`."""
+        """Send data. Raises `PeerGoneError`."""
         await self._messages.send_all(self._channel, data)
 
     def end(self) -> None:

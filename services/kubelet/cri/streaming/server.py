@@ -21,15 +21,15 @@ from aiohttp import WSCloseCode, web
 from services.common.clock import Clock, SystemClock
 from services.common.errors import Code, TripodError
 from services.common.logs import get_logger
+from services.common.spdy.errors import PeerGoneError
+from services.common.spdy.groups import first_of
+from services.common.spdy.multiplex import Multiplexer
 from services.kubelet.cri.streaming import negotiation
 from services.kubelet.cri.streaming.channels import ChannelCommand, Messages, WebSocketWire
 from services.kubelet.cri.streaming.command import run_command
 from services.kubelet.cri.streaming.forward import ChannelForward, SpdyForward
-from services.kubelet.cri.streaming.groups import first_of
-from services.kubelet.cri.streaming.multiplex import Multiplexer
 from services.kubelet.cri.streaming.negotiation import Choice, Refusal, Transport
 from services.kubelet.cri.streaming.session import (
-    ClientGoneError,
     ExecBackend,
     ForwardBackend,
     ForwardRequest,
@@ -214,12 +214,12 @@ async def _until_gone(serving: Awaitable[None], request: Request) -> bool:
     target = request.sandbox_id if isinstance(request, ForwardRequest) else request.container_id
     try:
         await serving
-    except ClientGoneError as err:
+    except PeerGoneError as err:
         log.info("Ended stream of a client that went", container_id=target, cause=str(err))
         return False
     except BaseExceptionGroup as errors:
         first = first_of(errors)
-        if not isinstance(first, ClientGoneError):
+        if not isinstance(first, PeerGoneError):
             raise
         log.info("Ended stream of a client that went", container_id=target, cause=str(first))
         return False

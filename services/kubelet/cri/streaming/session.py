@@ -9,10 +9,6 @@ from enum import Enum
 from typing import Protocol
 
 
-class ClientGoneError(Exception):
-    """The client has closed its side, or broke the protocol."""
-
-
 class ExecStream(Enum):
     """Which of a command's outputs bytes came from."""
 

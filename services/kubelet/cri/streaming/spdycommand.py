@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 from typing import Final
 
+from services.common.spdy.errors import PeerGoneError
+from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
 from services.kubelet.cri.streaming.command import pass_size, pass_stdin
-from services.kubelet.cri.streaming.multiplex import Multiplexer, SpdyStream, StreamResetError
-from services.kubelet.cri.streaming.session import ClientGoneError, ExecSession, ExecStream, StreamRequest
+from services.kubelet.cri.streaming.session import ExecSession, ExecStream, StreamRequest
 from services.kubelet.cri.streaming.status import Outcome, document, text
 from services.kubelet.cri.streaming.terminal import SizeError, SizeReader
 
@@ -34,20 +35,20 @@ def expected_streams(request: StreamRequest, protocol: str) -> frozenset[str]:
 
 
 async def collect(link: Multiplexer, kinds: frozenset[str]) -> dict[str, SpdyStream]:
-    """Wait until the client has opened its streams. Raises `ClientGoneError` after 30 s."""
+    """Wait until the client has opened its streams. Raises `PeerGoneError` after 30 s."""
     found: dict[str, SpdyStream] = {}
     try:
         async with asyncio.timeout(STREAMS_SECONDS):
             while kinds - found.keys():
                 stream = await link.accept()
                 if stream is None:
-                    raise ClientGoneError("it opened too few streams")
+                    raise PeerGoneError("it opened too few streams")
                 kind = stream.headers.get(TYPE_HEADER, "")
                 if kind not in kinds or kind in found:
-                    raise ClientGoneError(f"it opened a stream of kind {kind[:20]!r}")
+                    raise PeerGoneError(f"it opened a stream of kind {kind[:20]!r}")
                 found[kind] = stream
     except TimeoutError as err:
-        raise ClientGoneError(f"it did not open its streams in {STREAMS_SECONDS:g} s") from err
+        raise PeerGoneError(f"it did not open its streams in {STREAMS_SECONDS:g} s") from err
     return found
 
 
@@ -80,17 +81,17 @@ class SpdyCommand:
                 group.create_task(_feed_sizes(resize, session))
 
     async def send(self, stream: ExecStream, data: bytes) -> None:
-        """Send output; an output that the client did not ask for is dropped. Raises `ClientGoneError`."""
+        """Send output; an output that the client did not ask for is dropped. Raises `PeerGoneError`."""
         target = self._streams.get(stream.value)
         if target is None:
             return
         try:
             await target.write(data)
         except StreamResetError as err:
-            raise ClientGoneError(str(err)) from err
+            raise PeerGoneError(str(err)) from err
 
     async def finish(self, outcome: Outcome) -> None:
-        """End the outputs, then tell the status and end everything. Raises `ClientGoneError`."""
+        """End the outputs, then tell the status and end everything. Raises `PeerGoneError`."""
         error = self._streams["error"]
         told = document(outcome) if self._protocol == _WITH_STATUS else text(outcome).encode()
         for stream in self._streams.values():
@@ -99,7 +100,7 @@ class SpdyCommand:
         try:
             await error.write(told)
         except StreamResetError as err:
-            raise ClientGoneError(str(err)) from err
+            raise PeerGoneError(str(err)) from err
         error.end()
 
 
@@ -123,6 +124,6 @@ async def _feed_sizes(stream: SpdyStream, session: ExecSession) -> None:
             try:
                 found = sizes.feed(data)
             except SizeError as err:
-                raise ClientGoneError(str(err)) from err
+                raise PeerGoneError(str(err)) from err
             for size in found:
                 await pass_size(session, size.width, size.height)

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from services.kubelet.cri.streaming.multiplex import Multiplexer, SpdyStream
+from services.common.spdy.errors import PeerGoneError
+from services.common.spdy.multiplex import Multiplexer, SpdyStream
 from services.kubelet.cri.streaming.negotiation import TUNNEL
-from services.kubelet.cri.streaming.session import ClientGoneError
 from services.kubelet.cri.streaming.upgrade import SocketWire
 
 V4 = "v4.channel.k8s.io"
@@ -99,7 +99,7 @@ async def _running(link: Multiplexer) -> AsyncIterator[Multiplexer]:
 async def _serve(link: Multiplexer) -> None:
     try:
         await link.serve(asyncio.Event().wait())
-    except ClientGoneError:
+    except PeerGoneError:
         return
 
 

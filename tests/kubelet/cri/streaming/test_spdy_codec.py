@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.kubelet.cri.streaming.spdy import connection as spdy
-from services.kubelet.cri.streaming.spdy import frames
-from services.kubelet.cri.streaming.spdy.connection import Connection
-from services.kubelet.cri.streaming.spdy.errors import ResetStatus, SpdyError
-from services.kubelet.cri.streaming.spdy.frames import Data, Frame, FrameReader, FrameWriter
-from services.kubelet.cri.streaming.spdy.headers import (
+from services.common.spdy import connection as spdy
+from services.common.spdy import frames
+from services.common.spdy.connection import Connection
+from services.common.spdy.errors import ResetStatus, SpdyError
+from services.common.spdy.frames import Data, Frame, FrameReader, FrameWriter
+from services.common.spdy.headers import (
     BLOCK_BYTES,
     DICTIONARY,
     HeaderReader,

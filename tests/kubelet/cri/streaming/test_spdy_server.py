@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 
 from services.common.clock import Clock, SystemClock
+from services.common.spdy import frames
+from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
 from services.kubelet.cri.streaming import command, forward, spdycommand
-from services.kubelet.cri.streaming.multiplex import Multiplexer, SpdyStream, StreamResetError
 from services.kubelet.cri.streaming.server import HttpStreamingServer
 from services.kubelet.cri.streaming.session import ForwardRequest, StreamRequest
-from services.kubelet.cri.streaming.spdy import frames
 from tests.fakes.clock import FakeClock
 from tests.kubelet.cri.streaming.fake_backend import PROGRAMS, FakeBackend, FakePorts
 from tests.kubelet.cri.streaming.spdy_client import (

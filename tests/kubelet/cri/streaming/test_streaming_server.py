@@ -11,7 +11,13 @@ import aiohttp
 import pytest
 
 from services.common.clock import Clock, SystemClock
-from services.kubelet.adapters.exec_stream import ExecChannel, ExecClient, ExecStreamError, open_exec_stream
+from services.kubelet.adapters.exec_stream import (
+    ExecChannel,
+    ExecClient,
+    ExecStreamError,
+    WebSocketExec,
+    open_exec_stream,
+)
 from services.kubelet.cri.streaming.server import MESSAGE_BYTES, HttpStreamingServer
 from services.kubelet.cri.streaming.session import StreamRequest
 from tests.fakes.clock import FakeClock
@@ -316,7 +322,7 @@ async def test_more_streams_than_the_limit_are_refused_and_keep_their_token() ->
         assert client.exit_code == 3
 
 
-async def _retried(url: str) -> ExecClient:
+async def _retried(url: str) -> WebSocketExec:
     while True:
         try:
             return await open_exec_stream(url)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.kubelet.cri.streaming.spdy.errors import SpdyError
-from services.kubelet.cri.streaming.spdy.headers import HeaderReader, HeaderWriter
+from services.common.spdy.errors import SpdyError
+from services.common.spdy.headers import HeaderReader, HeaderWriter
 
 CONTROL_BYTES: Final = 64 * 1024
 """Most that a control frame may carry."""

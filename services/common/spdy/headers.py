@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Final
 
-from services.kubelet.cri.streaming.spdy.errors import SpdyError
+from services.common.spdy.errors import SpdyError
 
 Headers = Mapping[str, str]
 

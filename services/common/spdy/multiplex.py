@@ -13,11 +13,10 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Final, Protocol, TypeVar
 
-from services.kubelet.cri.streaming.groups import first_of
-from services.kubelet.cri.streaming.session import ClientGoneError
-from services.kubelet.cri.streaming.spdy import connection as spdy
-from services.kubelet.cri.streaming.spdy.connection import STREAM_LIMIT, Connection
-from services.kubelet.cri.streaming.spdy.errors import GoAwayStatus, ResetStatus, SpdyError
+from services.common.spdy import connection as spdy
+from services.common.spdy.connection import STREAM_LIMIT, Connection
+from services.common.spdy.errors import GoAwayStatus, PeerGoneError, ResetStatus, SpdyError
+from services.common.spdy.groups import first_of
 
 T = TypeVar("T")
 
@@ -119,6 +118,7 @@ class Multiplexer:
 
     def __init__(self, wire: Wire, *, client: bool = False) -> None:
         self._wire = wire
+        self._client = client
         self._connection = Connection(client=client)
         self._streams: dict[int, SpdyStream] = {}
         # Never full: the connection refuses streams beyond its limit, and two places are for the end.
@@ -133,7 +133,7 @@ class Multiplexer:
     async def serve(self, body: Awaitable[T]) -> T:
         """Run `body` while the connection runs; say goodbye when it is done.
 
-        Raises `ClientGoneError` when the peer goes or breaks the protocol first; `body` is then cancelled.
+        Raises `PeerGoneError` when the peer goes or breaks the protocol first; `body` is then cancelled.
         """
         goodbye = GoAwayStatus.OK
         try:
@@ -229,7 +229,7 @@ class Multiplexer:
                 raise SpdyError("the peer asks and does not read the answers")
             while self._crowded or self._held_bytes > HELD_BYTES:
                 await self._turn.wait()
-        raise ClientGoneError("the connection ended")
+        raise PeerGoneError("the connection ended")
 
     async def _write(self) -> None:
         while True:
@@ -278,8 +278,13 @@ class Multiplexer:
                 self._forget_ended(stream)
             case spdy.StreamReset():
                 stream.was_reset = True
-                # What it held was for nobody.
-                self._discard(stream)
+                if self._client:
+                    # Go's server resets what it has told to the end; that may not have been read yet.
+                    self._streams.pop(stream.stream_id, None)
+                    self._turn.notify()
+                else:
+                    # What it held was for nobody.
+                    self._discard(stream)
         stream.changed.notify()
 
     async def _say_goodbye(self, status: GoAwayStatus) -> None:
@@ -303,7 +308,7 @@ class Multiplexer:
 
 
 def _gone(error: BaseException) -> BaseException:
-    """Turn what ends a connection into `ClientGoneError`; leave the rest."""
+    """Turn what ends a connection into `PeerGoneError`; leave the rest."""
     if isinstance(error, SpdyError | ConnectionError):
-        return ClientGoneError(str(error) or type(error).__name__)
+        return PeerGoneError(str(error) or type(error).__name__)
     return error

@@ -1,4 +1,4 @@
-"""What a peer is told when it breaks SPDY. The numbers are the draft's."""
+"""What a peer is told when it breaks SPDY, and how its end is told to us. The numbers are the draft's."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class GoAwayStatus(IntEnum):
     OK = 0
     PROTOCOL_ERROR = 1
     INTERNAL_ERROR = 2
+
+
+class PeerGoneError(Exception):
+    """The peer has closed its side, or broke the protocol."""
 
 
 class SpdyError(ValueError):

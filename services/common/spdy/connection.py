@@ -23,9 +23,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.kubelet.cri.streaming.spdy import frames
-from services.kubelet.cri.streaming.spdy.errors import GoAwayStatus, ResetStatus, SpdyError
-from services.kubelet.cri.streaming.spdy.frames import Frame, FrameReader, FrameWriter
+from services.common.spdy import frames
+from services.common.spdy.errors import GoAwayStatus, ResetStatus, SpdyError
+from services.common.spdy.frames import Frame, FrameReader, FrameWriter
 
 DRAFT_WINDOW_BYTES: Final = 64 * 1024
 """Every window at the start, until a SETTINGS says otherwise."""
