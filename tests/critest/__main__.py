@@ -87,7 +87,7 @@ def main(words: list[str]) -> int:
         engine.start()
         registry.fill(engine)
         with suite.serving(engine, folder, output) as server:
-            return suite.run_all(server, options, output)
+            return suite.run_all(engine, server, options, output)
     except (Missing, EngineUnavailable) as error:
         print(error)
         return 1

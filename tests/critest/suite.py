@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.critest import build
+from tests.critest import benchmark, build
 from tests.lab.dockerd import PrivateEngine
 
 # What the host has not: critest skips some of it by itself, but not all.
@@ -66,12 +66,12 @@ def serving(engine: PrivateEngine, folder: Path, output: Path) -> Iterator[Path]
         process.wait(30)
 
 
-def run_all(socket: Path, options: argparse.Namespace, output: Path) -> int:
+def run_all(engine: PrivateEngine, socket: Path, options: argparse.Namespace, output: Path) -> int:
     """Run as often as asked for; returns 0 when each run was good enough."""
     if options.benchmark:
-        return _run(
-            socket, options, output / "benchmark", ["-benchmark", *_benchmark_words(output)]
-        ).returncode
+        return benchmark.run(
+            engine.host, output, lambda folder, words: _run(socket, options, folder, words).returncode
+        )
     least = 0 if options.focus else options.least
     first = options.seed or random.randrange(1, 1 << 30)  # an order, no secret
     good = True
@@ -100,10 +100,6 @@ def _words(options: argparse.Namespace, folder: Path, seed: int) -> list[str]:
     if options.parallel > 1:
         words.append(f"-parallel={options.parallel}")
     return words
-
-
-def _benchmark_words(output: Path) -> list[str]:
-    return [f"-benchmarking-output-dir={output}"]
 
 
 def _run(
