@@ -126,7 +126,9 @@ class Kubelet:
         config, clock = self._config, self._clock
         servers, searches = resolver()
         facts = NodeFacts(config.state_directory, self._machine.memory_bytes, servers, searches)
-        actor = Actor(self._runtime, self._store, self._files, self._events, facts)
+        actor = Actor(
+            self._runtime, self._store, self._files, self._events, facts, lambda: self._node.restriction()
+        )
         self._workers = PodWorkers(
             files=self._files,
             source=self._store,

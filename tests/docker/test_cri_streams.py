@@ -191,6 +191,29 @@ async def test_a_hundred_megabytes_pass_through_a_command(box: Box) -> None:
     assert _resident(box) - before < 32 << 20
 
 
+async def test_a_gigabyte_passes_through_attach(box: Box) -> None:
+    """Into a container that counts it, with the server's files, threads and memory as they were."""
+    piece = os.urandom(1 << 20)
+    counting = await box.run("counts", "sh", "-c", "wc -c", stdin=True, stdin_once=True)
+    before, resident = box.usage(), _resident(box)
+    url = await box.attach_url(counting)
+
+    async def write(stream: SpdyStream) -> None:
+        for _ in range(1024):
+            await stream.write(piece)
+        stream.end()
+
+    async with asyncio.timeout(2 * LIMIT_SECONDS), spdy(url, V4) as link, asyncio.TaskGroup() as group:
+        streams = await opened(link, *COMMAND)
+        group.create_task(write(streams["stdin"]))
+        output = await read_all(streams["stdout"])
+
+    assert int(output) == 1 << 30
+    assert (await box.server.ended(counting)).exit_code == 0
+    assert _resident(box) - resident < 32 << 20
+    await box.settled(before)
+
+
 def _resident(box: Box) -> int:
     assert box.server._process is not None
     pages = Path(f"/proc/{box.server._process.pid}/statm").read_text().split()[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -261,3 +262,23 @@ async def test_pods_reach_each_other(made: BareNode) -> None:
         return (await run(made, "client", "wget", "-qO-", f"http://{address}:8080/passwd"))[0] == 0
 
     await made.until(answered, "the client reaches the server")
+
+
+async def test_what_this_host_cannot_give_is_told(made: BareNode, request: pytest.FixtureRequest) -> None:
+    """A Guaranteed pod wants a negative out-of-memory score, which needs CAP_SYS_RESOURCE."""
+    if request.node.callspec.params["made"] == "containerd":
+        pytest.skip("containerd clamps by its configuration and says nothing")
+    resources = {"limits": {"memory": "32Mi", "cpu": "100m"}}
+    await made.apply(pod("precious", container={"resources": resources}))
+    await made.ready("precious")
+    score = int((await run(made, "precious", "cat", "/proc/1/oom_score_adj"))[1])
+    told = "PrivilegesRestricted" in reasons(await made.events("precious"))
+
+    assert told is not _has_cap_sys_resource()
+    assert score == (-997 if _has_cap_sys_resource() else 0)
+
+
+def _has_cap_sys_resource() -> bool:
+    """Whether this process's bounding set has capability 24."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapBnd:")[2].split()[0], 16) >> 24 & 1)

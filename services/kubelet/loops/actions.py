@@ -77,13 +77,20 @@ class Actor:
     """Acts for all pods; keeps nothing between plans."""
 
     def __init__(
-        self, runtime: Runtime, source: PodSource, files: PodFiles, events: EventSink, facts: NodeFacts
+        self,
+        runtime: Runtime,
+        source: PodSource,
+        files: PodFiles,
+        events: EventSink,
+        facts: NodeFacts,
+        restriction: Callable[[], str] = lambda: "",
     ) -> None:
         self._runtime = runtime
         self._source = source
         self._files = files
         self._events = events
         self._facts = facts
+        self._restriction = restriction
         self._starts = asyncio.Semaphore(_STARTS)
 
     async def apply(
@@ -273,6 +280,7 @@ class Actor:
                     outcome.observed = outcome.observed and outcome.observed.with_sandbox(seen)
                 await self._write_hosts(pod, seen)
                 self._events.emit(pod, "Created", f"Created container {spec.name}", container=spec.name)
+                self._tell_restriction(pod, config)
                 trace.get_current_span().set_attribute("container.id", container_id)
                 async with _START:
                     await self._runtime.start_container(container_id)
@@ -283,6 +291,12 @@ class Actor:
         self._events.emit(pod, "Started", f"Started container {spec.name}", container=spec.name)
         await _START.recorded()
         await self._see(box.id, container_id, outcome)
+
+    def _tell_restriction(self, pod: Pod, config: ContainerConfig) -> None:
+        """Say that a container did not get what this host cannot give."""
+        why = self._restriction() if config.resources.oom_score_adj < 0 else ""
+        if why:
+            self._events.emit(pod, "PrivilegesRestricted", why, container=config.container.name, warning=True)
 
     async def _create(self, box: SandboxId, config: ContainerConfig) -> ContainerId:
         async with _CREATE:

@@ -17,6 +17,8 @@ from services.kubelet.ports import Runtime
 
 log = get_logger(__name__)
 PERIOD_SECONDS = 10.0
+# A condition of our CRI server, on hosts without CAP_SYS_RESOURCE.
+RESTRICTED = "PrivilegesRestricted"
 _UNREADY_SECONDS = 1.0
 Measure = Callable[[], tuple[int, Sequence[Disk], float]]
 
@@ -39,6 +41,7 @@ class NodeWatcher:
         self._measure = measure
         self._faults = faults
         self._runtime_said: list[str] = []
+        self._restriction = ""
 
     async def run(self) -> None:
         """Look again and again."""
@@ -75,6 +78,10 @@ class NodeWatcher:
         """Return what the runtime lacks, as of the latest look; empty when nothing."""
         return "; ".join(self._runtime_said)
 
+    def restriction(self) -> str:
+        """Return what the runtime says that containers may not have on this host; empty when nothing."""
+        return self._restriction
+
     def pressure(self) -> str:
         """Return how little of the disk is free when that is too little, as of the latest look."""
         return next((c.message for c in self.status.conditions if c.type == "DiskPressure" and c.holds), "")
@@ -85,4 +92,5 @@ class NodeWatcher:
                 conditions = await self._runtime.conditions()
         except TripodError as error:
             return [f"The runtime does not answer: {error.message}"]
+        self._restriction = next((c.message for c in conditions if c.type == RESTRICTED and c.holds), "")
         return [f"{c.type} is false: {c.message}" for c in conditions if not c.holds]
