@@ -46,7 +46,7 @@ kill-matrix: $(VENV)/.ready proto ## Kill every service at each step of its work
 soak: $(VENV)/.ready proto ## The kill matrix on a real engine, then MINUTES=60 of random kills and faults
 	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
-	$(BIN)/python -m tests.matrix engine --least 60
+	$(BIN)/python -m tests.matrix engine cri --least 120
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 bench: $(VENV)/.ready proto ## Measure beside a floor or a peer: NAME=pod_start|proxy_scale|cadvisor|idle|logs [JSON=FILE]

@@ -78,6 +78,7 @@ async def test_a_container_of_somebody_else_is_asked_for_ever_more_rarely() -> N
     assert metadata.asked == rare + 1
 
 
+@pytest.mark.process
 async def test_an_answer_that_does_not_come_is_told_and_asked_for_again() -> None:
     """The page says why there are no names."""
     metadata = FakeNames()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.lab.dockerd import EngineUnavailable
 from tests.matrix.cadvisor import CadvisorMatrix
+from tests.matrix.cri import CriMatrix
 from tests.matrix.engine import EngineMatrix
 from tests.matrix.kubelet import KubeletMatrix
 from tests.matrix.proxy import ProxyMatrix
@@ -39,6 +40,7 @@ def folder() -> Iterator[Path]:
         pytest.param(ProxyMatrix, 8, id="proxy", marks=[pytest.mark.netns, pytest.mark.fault("F2")]),
         pytest.param(CadvisorMatrix, 6, id="cadvisor", marks=pytest.mark.fault("F3")),
         pytest.param(EngineMatrix, 6, id="engine"),
+        pytest.param(CriMatrix, 6, id="cri"),
     ],
 )
 async def test_a_kill_at_any_instant_changes_nothing(

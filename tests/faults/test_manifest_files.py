@@ -235,6 +235,7 @@ class Counting:
         return set()
 
 
+@pytest.mark.process
 @pytest.mark.fault("F50")
 async def test_ten_thousand_files_are_parsed_once(place: Place) -> None:
     """Looking again reads them, and leaves the store alone."""

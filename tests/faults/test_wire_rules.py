@@ -19,6 +19,7 @@ PROGRAMS = sorted([*(ROOT / "services").rglob("*.py"), *(ROOT / "cli").rglob("*.
 PLACES = ("services/common/grpcclient.py", "services/common/grpcserver.py", "cli/node.py")
 TASK_OWNERS = {
     # Each ends or waits for its task itself, as the line says.
+    "services/kubelet/adapters/exec_spdy.py",
     "services/kubelet/server/pods.py",
     "services/kubelet/objects/store.py",
 }

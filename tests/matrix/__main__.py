@@ -18,6 +18,7 @@ from pathlib import Path
 
 from services.common import logs
 from tests.matrix.cadvisor import CadvisorMatrix
+from tests.matrix.cri import CriMatrix
 from tests.matrix.engine import EngineMatrix
 from tests.matrix.kubelet import KubeletMatrix
 from tests.matrix.process import MANNERS, Service
@@ -44,6 +45,7 @@ def main() -> int:
         "proxy": ProxyMatrix,
         "cadvisor": CadvisorMatrix,
         "engine": EngineMatrix,
+        "cri": CriMatrix,
     }
     results: dict[str, Result] = {}
     begin = time.monotonic()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tests.matrix.engine import EngineMatrix
 from tests.matrix.process import Failure
 
 
@@ -43,7 +42,7 @@ async def run(matrix: Matrix, *, sample: int = 0, jobs: int = 2, only: str = "")
     with suppress(ValueError, RuntimeError):  # Only the main thread hears signals.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with AsyncExitStack() as stack:
-        if isinstance(matrix, EngineMatrix):
+        if isinstance(matrix, AbstractAsyncContextManager):
             await stack.enter_async_context(matrix)
         return await _run(matrix, sample, jobs, only)
 

@@ -107,6 +107,7 @@ async def test_the_faults_of_a_node_are_seen(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.process
 async def test_a_service_that_hangs_costs_seconds_only(tmp_path: Path) -> None:
     """Its socket takes connections, and nothing answers."""
     accepted: list[asyncio.StreamWriter] = []

@@ -37,3 +37,6 @@ class CriConfig:
         60, help="Longest wait for an image without any progress of its pull."
     )
     log_level: str = setting("info", help="debug, info, warning or error.")
+    log_format: str = setting("auto", help="json, console or auto.")
+    failpoints: str = setting("", help="Break on purpose, for tests: see services/common/failpoints.py.")
+    allow_failpoints: bool = setting(False, help="Let failpoints be armed.")
