@@ -25,8 +25,11 @@ KEEPALIVE_SECONDS = 10
 KEEPALIVE_TIMEOUT_SECONDS = 5
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """Open a channel to `unix:///path` or `host:port`. It connects when first used; the caller closes it."""
+def open_channel(address: str, *, connect_seconds: float = 0.1) -> grpc.aio.Channel:
+    """Open a channel to `unix:///path` or `host:port`. It connects when first used; the caller closes it.
+
+    An attempt to connect, with the peer's first words, takes `connect_seconds` at most.
+    """
     options = [
         ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
         ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
@@ -34,7 +37,8 @@ def open_channel(address: str) -> grpc.aio.Channel:
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # The shortest time that an attempt gets, which is the longest here, too.
+        ("grpc.min_reconnect_backoff_ms", round(connect_seconds * 1000)),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # A unix socket has no name worth sending; without this grpcio sends its escaped path.
         ("grpc.default_authority", "localhost"),

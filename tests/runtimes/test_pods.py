@@ -196,6 +196,25 @@ async def test_probes_decide_over_readiness_and_life(made: BareNode) -> None:
     assert {"Unhealthy", "Killing"} <= reasons(await made.events("probed"))
 
 
+async def test_a_slow_start_is_waited_for_and_a_failed_one_is_told(made: BareNode) -> None:
+    """No other probe runs before the startup probe has succeeded; too many failures restart."""
+    up = {"exec": {"command": ["sh", "-c", "test -e /tmp/up"]}, "periodSeconds": 1}
+    probes = {"startupProbe": {**up, "failureThreshold": 30}, "livenessProbe": {**up, "failureThreshold": 1}}
+    slow = pod("slow", "sh", "-c", "sleep 4; echo > /tmp/up; sleep 100000", container=probes)
+    never = pod("never", container={"startupProbe": {**up, "failureThreshold": 2}})
+    await made.apply(slow, never)
+    await made.ready("slow")
+    killed: list[str] = []
+
+    async def again() -> bool:
+        killed[:] = [e.message for e in await made.events("never") if e.reason == "Killing"]
+        return (await made.pods())["never"].containers[0].restart_count >= 1
+
+    await made.until(again, "a container that does not start is started again")
+    assert "its startup probe failed" in killed[0]
+    assert not (await made.pods())["never"].ready
+
+
 async def test_limits_reach_the_kernel(made: BareNode) -> None:
     """A container that takes more memory than it may is killed, and says so."""
     grow = "x=0123456789; while :; do x=$x$x; done"

@@ -1,7 +1,8 @@
 """Run probes: HTTP and TCP from the node to the pod's address, commands through the runtime.
 
 Source: the kubelet's probers: any HTTP status from 200 to 399 is success, redirects
-to other hosts are not followed, certificates are not checked, 10 KiB are read.
+to other hosts are not followed, certificates are not checked, 10 KiB are read. gRPC asks
+`grpc.health.v1.Health/Check` without TLS; only SERVING is success.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.errors import Code, TripodError
-from services.kubelet.core.model import Container, ExecAction, HttpGet, Probe, TcpSocket
+from services.common.errors import Code, RemoteError, TripodError
+from services.common.grpcclient import call, open_channel
+from services.kubelet.core.model import Container, ExecAction, GrpcCheck, HttpGet, Probe, TcpSocket
 from services.kubelet.ports import ProbeOutcome, ProbeTarget, Runtime
 
 _BODY_BYTES = 10 << 10
@@ -48,6 +51,8 @@ class NetworkProbeRunner:
         action = probe.action
         if isinstance(action, HttpGet):
             return await self._get(action, target)
+        if isinstance(action, GrpcCheck):
+            return await _check(action, target, probe.timeout_seconds)
         assert isinstance(action, TcpSocket), "commands go another way"
         return await _connect(action, target)
 
@@ -100,3 +105,28 @@ async def _connect(action: TcpSocket, target: ProbeTarget) -> ProbeOutcome:
     _, writer = await asyncio.open_connection(action.host or target.address, port)
     writer.close()
     return ProbeOutcome(True)
+
+
+async def _check(action: GrpcCheck, target: ProbeTarget, timeout_seconds: float) -> ProbeOutcome:
+    place = f"[{target.address}]" if ":" in target.address else target.address
+    channel = open_channel(f"{place}:{action.port}", connect_seconds=timeout_seconds)
+    request = health_pb2.HealthCheckRequest(service=action.service)
+    try:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        answer = await call(check, request, deadline_seconds=timeout_seconds)
+    except RemoteError as error:
+        return ProbeOutcome(False, _why(action, error))
+    finally:
+        await channel.close(None)
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return ProbeOutcome(status == "SERVING", "" if status == "SERVING" else f"the service says {status}")
+
+
+def _why(action: GrpcCheck, error: RemoteError) -> str:
+    match error.code:
+        case Code.UNIMPLEMENTED:
+            return "the server does not implement grpc.health.v1.Health"
+        case Code.NOT_FOUND:
+            return f"the server knows no service {action.service!r}"
+        case _:
+            return f"{error.code.name}: {error.message[:_MESSAGE_CHARACTERS]}"

@@ -27,10 +27,12 @@ from services.kubelet.core.model import (
     EmptyDir,
     EnvVar,
     ExecAction,
+    GrpcCheck,
     HostPath,
     HttpGet,
     PodSpec,
     Probe,
+    ProbeAction,
     Protocol,
     PullPolicy,
     Resources,
@@ -87,7 +89,6 @@ _CONTAINER_LATER: dict[str, tuple[Any, ...]] = {
     "resizePolicy": ([],),
     "restartPolicy": (),
     "securityContext": ({},),
-    "startupProbe": (),
     "stdinOnce": (False,),
     "terminationMessagePath": ("/dev/termination-log",),
     "terminationMessagePolicy": ("File",),
@@ -217,6 +218,7 @@ def _container(value: Any, path: str, faults: Faults, volumes: set[str]) -> Cont
             "volumeMounts",
             "livenessProbe",
             "readinessProbe",
+            "startupProbe",
             "imagePullPolicy",
             "tty",
             "stdin",
@@ -244,6 +246,7 @@ def _container(value: Any, path: str, faults: Faults, volumes: set[str]) -> Cont
         volume_mounts=_mounts(fields, volumes),
         liveness_probe=_probe(fields, "livenessProbe", ports),
         readiness_probe=_probe(fields, "readinessProbe", ports),
+        startup_probe=_probe(fields, "startupProbe", ports),
         image_pull_policy=_pull_policy(fields, image),
         tty=fields.flag("tty"),
         stdin=fields.flag("stdin"),
@@ -374,17 +377,18 @@ def _probe(container: Fields, name: str, ports: tuple[ContainerPort, ...]) -> Pr
             "httpGet",
             "tcpSocket",
             "exec",
+            "grpc",
             "initialDelaySeconds",
             "periodSeconds",
             "timeoutSeconds",
             "successThreshold",
             "failureThreshold",
         ],
-        later={"grpc": (), "terminationGracePeriodSeconds": ()},
+        later={"terminationGracePeriodSeconds": ()},
     )
     success = fields.whole("successThreshold", 1, low=1, high=_MAX_SECONDS)
-    if name == "livenessProbe" and success != 1:
-        fields.fault("successThreshold", "must be 1 for a liveness probe")
+    if name != "readinessProbe" and success != 1:
+        fields.fault("successThreshold", f"must be 1 for a {name.removesuffix('Probe')} probe")
     action = _action(fields, ports)
     if action is None:
         return None
@@ -398,16 +402,11 @@ def _probe(container: Fields, name: str, ports: tuple[ContainerPort, ...]) -> Pr
     )
 
 
-def _action(probe: Fields, ports: tuple[ContainerPort, ...]) -> HttpGet | TcpSocket | ExecAction | None:
-    given = [name for name in ("httpGet", "tcpSocket", "exec") if probe.has(name)]
+def _action(probe: Fields, ports: tuple[ContainerPort, ...]) -> ProbeAction | None:
+    given = [name for name in ("httpGet", "tcpSocket", "exec", "grpc") if probe.has(name)]
     if len(given) != 1:
-        if not probe.has("grpc"):
-            what = (
-                "give one of httpGet, tcpSocket or exec"
-                if not given
-                else f"has two actions: {' and '.join(given)}"
-            )
-            probe.faults.add(probe.path, what)
+        several = f"has {'two' if len(given) == 2 else len(given)} actions: {' and '.join(given)}"
+        probe.faults.add(probe.path, several if given else "give one of httpGet, tcpSocket, exec or grpc")
         return None
     value, path = probe.raw(given[0]), probe.at(given[0])
     if given[0] == "exec":
@@ -419,6 +418,9 @@ def _action(probe: Fields, ports: tuple[ContainerPort, ...]) -> HttpGet | TcpSoc
     if given[0] == "tcpSocket":
         fields = Fields(value, path, probe.faults, known=("port", "host"))
         return TcpSocket(_target(fields, ports), _host(fields))
+    if given[0] == "grpc":
+        fields = Fields(value, path, probe.faults, known=("port", "service"))
+        return GrpcCheck(fields.whole("port", 0, low=1, high=MAX_PORT, required=True), fields.text("service"))
     fields = Fields(value, path, probe.faults, known=("port", "path", "scheme", "host", "httpHeaders"))
     return HttpGet(
         port=_target(fields, ports),

@@ -109,10 +109,21 @@ class ExecAction:
 
 
 @dataclass(frozen=True, slots=True)
+class GrpcCheck:
+    """Ask the gRPC health service of a port; an empty `service` asks for the server as a whole."""
+
+    port: int
+    service: str = ""
+
+
+ProbeAction = HttpGet | TcpSocket | ExecAction | GrpcCheck
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """One probe with its rhythm."""
 
-    action: HttpGet | TcpSocket | ExecAction
+    action: ProbeAction
     initial_delay_seconds: int = 0
     period_seconds: int = 10
     timeout_seconds: int = 1
@@ -145,6 +156,7 @@ class Container:
     volume_mounts: tuple[VolumeMount, ...] = ()
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
+    startup_probe: Probe | None = None
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     tty: bool = False
     stdin: bool = False

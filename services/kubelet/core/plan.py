@@ -133,7 +133,8 @@ class Memory:
     crashes: Mapping[str, Backoff] = field(default_factory=lambda: MappingProxyType({}))
     failures: Mapping[str, tuple[Backoff, str, str]] = field(default_factory=lambda: MappingProxyType({}))
     ended: Mapping[ContainerId, float] = field(default_factory=lambda: MappingProxyType({}))
-    unhealthy: frozenset[ContainerId] = frozenset()
+    # Containers that are stopped for a probe, which this names.
+    unhealthy: Mapping[ContainerId, str] = field(default_factory=dict)
     seen: tuple[ObservedContainer, ...] = ()
     gone: tuple[ObservedContainer, ...] = ()
 
@@ -182,7 +183,8 @@ def remember(memory: Memory, observed: ObservedPod, now: float) -> Memory:
         if container.id in ended and container.id not in memory.ended and newest is container:
             crashes.update(_crash(memory, container, now))
     alive = frozenset(c.id for c in observed.containers if c.state is RuntimeState.RUNNING)
-    return replace(memory, ended=ended, crashes=crashes, unhealthy=memory.unhealthy & alive)
+    unhealthy = {key: why for key, why in memory.unhealthy.items() if key in alive}
+    return replace(memory, ended=ended, crashes=crashes, unhealthy=unhealthy)
 
 
 def _crash(memory: Memory, container: ObservedContainer, now: float) -> dict[str, Backoff]:
@@ -291,7 +293,7 @@ def _plan_container(
         if latest.id not in memory.unhealthy:
             return []
         grace = pod.spec.termination_grace_period_seconds
-        return [StopContainer(latest.id, spec.name, grace, "its liveness probe failed")]
+        return [StopContainer(latest.id, spec.name, grace, memory.unhealthy[latest.id])]
     if latest.state is RuntimeState.UNKNOWN and sandbox is not None and sandbox.ready:
         if latest.reason == PAUSED:
             return []

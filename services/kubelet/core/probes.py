@@ -2,7 +2,8 @@
 
 Source: Kubernetes "Configure Liveness, Readiness and Startup Probes": readiness
 begins with failure, liveness with success; a verdict moves only after the
-threshold's number of equal outcomes in a row.
+threshold's number of equal outcomes in a row. A startup probe begins with failure;
+until it has succeeded the others do not run, and its failures in a row end the container.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class ProbeKind(Enum):
 
     LIVENESS = "Liveness"
     READINESS = "Readiness"
+    STARTUP = "Startup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,12 @@ class ProbeReport:
 def initial(kind: ProbeKind) -> ProbeState:
     """Return the state before any outcome."""
     return ProbeState(verdict=kind is ProbeKind.LIVENESS)
+
+
+def fatal(kind: ProbeKind, state: ProbeState, probe: Probe) -> bool:
+    """Tell whether a container is stopped for how this probe stands."""
+    failed = state.last_outcome is False and state.run_count >= probe.failure_threshold
+    return kind is not ProbeKind.READINESS and failed
 
 
 def step(state: ProbeState, outcome: bool, probe: Probe) -> ProbeState:

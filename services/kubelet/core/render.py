@@ -12,10 +12,11 @@ from services.kubelet.core.model import (
     Container,
     EmptyDir,
     ExecAction,
-    HttpGet,
+    GrpcCheck,
     Pod,
     PodSpec,
     Probe,
+    ProbeAction,
     Resources,
     Service,
     TcpSocket,
@@ -105,6 +106,7 @@ def _container(value: Container) -> Json:
             ],
             "livenessProbe": _probe(value.liveness_probe),
             "readinessProbe": _probe(value.readiness_probe),
+            "startupProbe": _probe(value.startup_probe),
         }
     )
     return {**made, **({"tty": True} if value.tty else {}), **({"stdin": True} if value.stdin else {})}
@@ -140,11 +142,13 @@ def _probe(value: Probe | None) -> Json | None:
     }
 
 
-def _action(value: HttpGet | TcpSocket | ExecAction) -> Json:
+def _action(value: ProbeAction) -> Json:
     if isinstance(value, ExecAction):
         return {"exec": {"command": list(value.command)}}
     if isinstance(value, TcpSocket):
         return {"tcpSocket": _kept({"port": value.port, "host": value.host})}
+    if isinstance(value, GrpcCheck):
+        return {"grpc": _kept({"port": value.port, "service": value.service})}
     headers = [{"name": name, "value": text} for name, text in value.headers]
     get = {
         "port": value.port,

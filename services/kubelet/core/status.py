@@ -181,7 +181,8 @@ def _container(spec: Container, pod: Pod, observed: ObservedPod, around: Circums
 def _ready(spec: Container, latest: ObservedContainer, around: Circumstances) -> bool:
     if latest.state is not RuntimeState.RUNNING:
         return False
-    return spec.readiness_probe is None or around.readiness.get(latest.id, False)
+    probed = spec.readiness_probe is not None or spec.startup_probe is not None
+    return not probed or around.readiness.get(latest.id, False)
 
 
 def _state(container: ObservedContainer) -> ContainerState:

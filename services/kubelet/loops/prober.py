@@ -3,12 +3,13 @@
 One task for each container and probe. The first probe goes out as soon as the
 container runs (after its initial delay); until the first success of a readiness
 probe the period is one second at most, so that a pod is Ready when it can be.
+A container with a startup probe has no other until that has succeeded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 
 from services.common import telemetry
@@ -51,6 +52,8 @@ class Prober:
         self._verdicts: dict[Key, bool] = {}
         self._judged: set[Key] = set()
         self._reports: dict[Key, ProbeReport] = {}
+        # Containers whose startup probe has succeeded.
+        self._started: dict[ContainerId, PodUid] = {}
 
     async def run(self) -> None:
         """Hold the probes' tasks until cancelled."""
@@ -58,29 +61,42 @@ class Prober:
             self._group = group
             await asyncio.Event().wait()
 
-    def readiness(self, observed: ObservedPod) -> dict[str, bool]:
-        """Return the readiness verdicts of a pod's containers, by id."""
-        return {c.id: self._verdicts.get((c.id, ProbeKind.READINESS), False) for c in observed.containers}
+    def readiness(self, pod: Pod, observed: ObservedPod) -> dict[str, bool]:
+        """Return the readiness verdicts of a pod's containers, by id; none is ready before its startup."""
+        found: dict[str, bool] = {}
+        for container in pod.spec.containers:
+            latest = observed.latest(container.name)
+            if latest is not None:
+                probed = container.readiness_probe is not None
+                verdict = self._verdicts.get((latest.id, ProbeKind.READINESS), False) if probed else True
+                found[latest.id] = verdict and self._has_started(container, latest.id)
+        return found
 
     def judged(self, pod: Pod, observed: ObservedPod) -> bool:
-        """Tell whether each running container that has a readiness probe was probed once."""
-        wanted = [(work.container_id, work.kind) for work in _works(pod, observed)]
-        return all(key in self._judged for key in wanted if key[1] is ProbeKind.READINESS)
+        """Tell whether each running container was probed once by what makes it ready."""
+        wanted = [(work.container_id, work.kind) for work in self._works(pod, observed)]
+        return all(key in self._judged for key in wanted if key[1] is not ProbeKind.LIVENESS)
 
     def reports(self, uid: PodUid) -> tuple[ProbeReport, ...]:
         """Return how each probe of a pod stands."""
         return tuple(report for key, report in self._reports.items() if self._pods.get(key) == uid)
 
-    def unhealthy(self, observed: ObservedPod) -> frozenset[ContainerId]:
-        """Return a pod's containers whose liveness probe failed."""
-        ids = (c.id for c in observed.containers)
-        return frozenset(i for i in ids if not self._verdicts.get((i, ProbeKind.LIVENESS), True))
+    def unhealthy(self, observed: ObservedPod) -> dict[ContainerId, str]:
+        """Return a pod's containers that are to be stopped for a probe, with the reason."""
+        found = {}
+        for container in observed.containers:
+            for kind in (ProbeKind.LIVENESS, ProbeKind.STARTUP):
+                report = self._reports.get((container.id, kind))
+                if report is not None and probes.fatal(kind, report.state, report.probe):
+                    found[container.id] = f"its {kind.value.lower()} probe failed"
+        return found
 
     def update(self, pod: Pod, observed: ObservedPod) -> None:
         """Start the probes of containers that run, end those of others."""
-        wanted = {(w.container_id, w.kind): w for w in _works(pod, observed)}
+        wanted = {(w.container_id, w.kind): w for w in self._works(pod, observed)}
         for key in [key for key, uid in self._pods.items() if uid == pod.uid and key not in wanted]:
             self._drop(key)
+        self._keep_started(pod.uid, {container.id for container in observed.containers})
         for key, work in wanted.items():
             if key not in self._tasks and self._group is not None:
                 self._pods[key] = pod.uid
@@ -91,6 +107,7 @@ class Prober:
         """End all probes of a pod."""
         for key in [key for key, owner in self._pods.items() if owner == uid]:
             self._drop(key)
+        self._keep_started(uid, frozenset())
 
     def _drop(self, key: Key) -> None:
         self._tasks.pop(key).cancel()
@@ -122,33 +139,50 @@ class Prober:
             if not outcome.success:
                 what = f"{work.kind.value} probe failed: {outcome.message}"
                 self._events.emit(work.pod, "Unhealthy", what, container=work.container.name, warning=True)
-            if state.verdict is not before.verdict:
+            if work.kind is ProbeKind.STARTUP and state.verdict:
+                self._started[work.container_id] = work.pod.uid
+            over = probes.fatal(work.kind, state, work.probe)
+            if over or state.verdict is not before.verdict:
                 self._verdicts[key] = state.verdict
                 self._on_change(work.pod.uid)
-                if work.kind is ProbeKind.LIVENESS and not state.verdict:
-                    return  # Held until the container has another id.
+                if over or work.kind is ProbeKind.STARTUP:
+                    return  # Held until the container has another id, or its other probes' turn has come.
             due = begin + _period(work, state)
             self._reports[key] = report = replace(report, due=due)
             await self._clock.sleep(due - self._clock.monotonic())
+
+    def _has_started(self, container: Container, container_id: ContainerId) -> bool:
+        return container.startup_probe is None or container_id in self._started
+
+    def _keep_started(self, uid: PodUid, ids: Set[ContainerId]) -> None:
+        """Forget that containers of a pod have started that are not there any more."""
+        for key in [key for key, owner in self._started.items() if owner == uid and key not in ids]:
+            del self._started[key]
+
+    def _works(self, pod: Pod, observed: ObservedPod) -> Iterator[_Work]:
+        """Yield the probes that are to run now."""
+        sandbox = observed.sandbox()
+        address = sandbox.addresses[0] if sandbox and sandbox.addresses else "127.0.0.1"
+        for container in pod.spec.containers:
+            latest = observed.latest(container.name)
+            if latest is None or latest.state is not RuntimeState.RUNNING:
+                continue
+            if not self._has_started(container, latest.id):
+                assert container.startup_probe is not None, "it has not started"
+                if pod.deletion_time is None:
+                    kind, probe = ProbeKind.STARTUP, container.startup_probe
+                    yield _Work(pod, container, latest.id, kind, probe, address)
+                continue
+            if container.readiness_probe is not None:
+                kind, probe = ProbeKind.READINESS, container.readiness_probe
+                yield _Work(pod, container, latest.id, kind, probe, address)
+            # A pod that is told to stop is not killed for being unhealthy.
+            if container.liveness_probe is not None and pod.deletion_time is None:
+                kind, probe = ProbeKind.LIVENESS, container.liveness_probe
+                yield _Work(pod, container, latest.id, kind, probe, address)
 
 
 def _period(work: _Work, state: probes.ProbeState) -> float:
     period = float(work.probe.period_seconds)
     eager = work.kind is ProbeKind.READINESS and not state.verdict and work.probe.initial_delay_seconds == 0
     return min(period, EAGER_SECONDS) if eager and state.run_count < 30 else period
-
-
-def _works(pod: Pod, observed: ObservedPod) -> Iterator[_Work]:
-    sandbox = observed.sandbox()
-    address = sandbox.addresses[0] if sandbox and sandbox.addresses else "127.0.0.1"
-    for container in pod.spec.containers:
-        latest = observed.latest(container.name)
-        if latest is None or latest.state is not RuntimeState.RUNNING:
-            continue
-        if container.readiness_probe is not None:
-            kind, probe = ProbeKind.READINESS, container.readiness_probe
-            yield _Work(pod, container, latest.id, kind, probe, address)
-        # A pod that is told to stop is not killed for being unhealthy.
-        if container.liveness_probe is not None and pod.deletion_time is None:
-            kind, probe = ProbeKind.LIVENESS, container.liveness_probe
-            yield _Work(pod, container, latest.id, kind, probe, address)

@@ -333,7 +333,7 @@ class PodWorkers:
         if state.status is None and self._held(pod, state, observed):
             self._queue.add_after(pod.uid, _ADOPT_LOOK_SECONDS)
             return
-        readiness = self._prober.readiness(observed) if self._prober else {}
+        readiness = self._prober.readiness(pod, observed) if self._prober else {}
         around = Circumstances(
             readiness=readiness,
             waiting=state.waiting,

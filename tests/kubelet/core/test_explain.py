@@ -574,3 +574,28 @@ def test_the_state_of_a_probe_counts_as_the_prober_counts() -> None:
     found = why(a_pod(PROBED), observed(RUNS), probes=[a_report(ProbeKind.READINESS, state)])
 
     assert "2 of 3 times in a row" in found.causes[0].message
+
+
+STARTUP = Probe(HttpGet(80), failure_threshold=3)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reason", "words"),
+    [
+        ([], "NotProbedYet", "its startup probe has not answered yet"),
+        ([False], "StartupFailing", "its startup probe fails, 1 of 3 times in a row"),
+        ([False] * 3, "StartupFailed", "its startup probe fails, 3 of 3 times in a row"),
+    ],
+)
+def test_a_container_that_has_not_started_tells_of_its_startup_probe(
+    outcomes: list[bool], reason: str, words: str
+) -> None:
+    """And of no other, for none runs before."""
+    state = probes.initial(ProbeKind.STARTUP)
+    for outcome in outcomes:
+        state = probes.step(state, outcome, STARTUP)
+    report = a_report(ProbeKind.STARTUP, state, probe=STARTUP)
+    found = why(a_pod(replace(PROBED, startup_probe=STARTUP)), observed(RUNS), probes=[report])
+
+    assert [cause.reason for cause in found.causes] == [reason]
+    assert words in found.causes[0].message

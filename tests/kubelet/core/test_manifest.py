@@ -66,7 +66,22 @@ def service_with(**spec: Any) -> bytes:
             "spec.containers[0].securityContext",
             "not supported",
         ),
-        (pod_with(container={"startupProbe": {}}), "spec.containers[0].startupProbe", "not supported yet"),
+        (pod_with(container={"startupProbe": {}}), "spec.containers[0].startupProbe", "give one of httpGet"),
+        (
+            pod_with(container={"startupProbe": {"grpc": {"port": 0}}}),
+            "spec.containers[0].startupProbe.grpc.port",
+            "not from 1 to 65535",
+        ),
+        (
+            pod_with(container={"startupProbe": {"grpc": {"port": 1}, "successThreshold": 2}}),
+            "spec.containers[0].startupProbe.successThreshold",
+            "must be 1 for a startup probe",
+        ),
+        (
+            pod_with(container={"readinessProbe": {"grpc": {"port": 1}, "tcpSocket": {"port": 1}}}),
+            "spec.containers[0].readinessProbe",
+            "has two actions: tcpSocket and grpc",
+        ),
         (
             pod_with({"volumes": [{"name": "c", "configMap": {}}]}),
             "spec.volumes[0].configMap",

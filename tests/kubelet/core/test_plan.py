@@ -108,7 +108,7 @@ def test_each_situation_has_its_plan(pod: Pod, seen: ObservedPod, expected: list
 
 def test_a_container_whose_liveness_failed_is_stopped() -> None:
     """It starts again in the next pass, when it has ended."""
-    memory = Memory(unhealthy=frozenset({ContainerId("app-0")}))
+    memory = Memory(unhealthy={ContainerId("app-0"): "its liveness probe failed"})
 
     assert kinds(plan_pod(a_pod(), observed(an_instance(RUNNING)), memory, NOW)) == ["StopContainer"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from services.kubelet.core import plan
 from services.kubelet.core.backoff import Backoff
 from services.kubelet.core.explain.cause import Cause, Container, exit_words, seconds
-from services.kubelet.core.explain.probing import liveness, ready, unready
+from services.kubelet.core.explain.probing import liveness, ready, startup, unready
 from services.kubelet.core.observed import ObservedContainer, RuntimeState
 
 _FAILED = {"ErrImagePull": "pulling its image failed", "ErrImageNeverPull": "its image may not be pulled"}
@@ -26,6 +26,11 @@ def causes_of(container: Container) -> Iterator[Cause]:
     yield from liveness(container)
     if container.status is not None and container.status.ready:
         return
+    if container.spec.startup_probe is not None:
+        starting = list(startup(container, latest, container.spec.startup_probe))
+        if starting:
+            yield from starting
+            return
     if probe is not None:
         yield unready(container, latest, probe)
     elif container.status is not None:

@@ -7,24 +7,38 @@ from collections.abc import Iterator
 from services.kubelet.core.explain.cause import Cause, Container
 from services.kubelet.core.model import Probe
 from services.kubelet.core.observed import ObservedContainer
-from services.kubelet.core.probes import ProbeKind, ProbeReport
+from services.kubelet.core.probes import ProbeKind, ProbeReport, fatal
+
+
+def startup(container: Container, latest: ObservedContainer, probe: Probe) -> Iterator[Cause]:
+    """Yield why a container counts as starting still; nothing once its startup probe has succeeded."""
+    report = container.report(ProbeKind.STARTUP)
+    if report is None or report.state.last_outcome is None:
+        if report is not None:
+            yield _unprobed(container, latest, probe, report)
+    elif not report.state.last_outcome:
+        yield _failing(container, report)
 
 
 def liveness(container: Container) -> Iterator[Cause]:
     """Yield what a failing liveness probe leads to; nothing while it succeeds."""
     report = container.report(ProbeKind.LIVENESS)
-    if report is None or report.state.last_outcome is not False:
-        return
-    message = f"its liveness probe fails, {_fails(report)}"
+    if report is not None and report.state.last_outcome is False:
+        yield _failing(container, report)
+
+
+def _failing(container: Container, report: ProbeReport) -> Cause:
+    """Say what a probe that can end a container leads to."""
+    kind = report.kind.value
+    message = f"its {kind.lower()} probe fails, {_fails(report)}"
     evidence = container.latest_event("Unhealthy")
-    if not report.state.verdict:
+    if fatal(report.kind, report.state, report.probe):
         grace = container.pod.spec.termination_grace_period_seconds
         what = f"it is stopped, with {grace} s to end, and started again as its restart policy says"
-        yield container.cause("LivenessFailed", message, what, since=report.since, evidence=evidence)
-        return
+        return container.cause(f"{kind}Failed", message, what, since=report.since, evidence=evidence)
     left = report.probe.failure_threshold - report.state.run_count
-    yield container.cause(
-        "LivenessFailing",
+    return container.cause(
+        f"{kind}Failing",
         message,
         f"the probe runs again; {_more(left)} and it is stopped and started again",
         since=report.since,
@@ -61,7 +75,8 @@ def _unprobed(
 ) -> Cause:
     due = container.seconds_until(report.due) if report is not None else None
     delay = probe.initial_delay_seconds
-    message = "it runs, and its readiness probe has not answered yet"
+    kind = report.kind.value.lower() if report is not None else "readiness"
+    message = f"it runs, and its {kind} probe has not answered yet"
     message += f" (initialDelaySeconds is {delay})" if delay else ""
     what = "the first probe is sent" if due is not None else "the first probe is under way"
     return container.cause("NotProbedYet", message, what, since=latest.started_at, next_seconds=due)
