@@ -224,14 +224,15 @@ class CgroupReader:
         mounts = self._mounts.v1
         return [(mounts[name], files) for name, files in cgroup_v1.FILES.items() if name in mounts]
 
-    def sample(self) -> Sample:
-        """Read everything once; what vanished meanwhile is left out."""
+    def sample(self, *, whole: bool = False) -> Sample:
+        """Look at everything once; what vanished meanwhile is left out. `whole`: also where nobody worked."""
         machine = self._look_at_machine()
         interfaces = procfs.interfaces(_content(self._proc / "1/net/dev"))
         machine = replace(machine, interfaces=interfaces, memory=self._machine_memory(machine.memory))
         containers: dict[str, Stats] = {}
         for name, group in self._groups.items():
             try:
+                group.calm = 0 if whole else group.calm
                 containers[name] = self._stats(group)
             except _GoneError:
                 # Closed by the next look, which opens it anew if the cgroup is still there.
