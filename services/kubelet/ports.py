@@ -261,6 +261,14 @@ class PodFiles(Protocol):
         """Keep a text with a pod that has a folder. Raises `OSError`; the old text stays."""
         ...
 
+    async def remove_orphan(self, uid: PodUid) -> None:
+        """Remove everything of a pod that nobody knows any more, its logs too."""
+        ...
+
     async def known(self) -> set[PodUid]:
         """Return the pods that have folders."""
+        ...
+
+    async def logged(self) -> set[PodUid]:
+        """Return the pods that have folders of logs."""
         ...

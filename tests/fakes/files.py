@@ -38,6 +38,14 @@ class FakeFiles:
     async def remove_logs(self, pod: Pod) -> None:
         """Do nothing: there are no logs."""
 
+    async def remove_orphan(self, uid: PodUid) -> None:
+        """Remove a folder."""
+        await self.remove(uid)
+
+    async def logged(self) -> set[PodUid]:
+        """Return none: there are no logs."""
+        return set()
+
     async def known(self) -> set[PodUid]:
         """Return the folders."""
         return set(self.folders)

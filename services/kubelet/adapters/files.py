@@ -85,6 +85,17 @@ class DiskFiles:
         """Remove a pod's logs."""
         await asyncio.to_thread(self._remove, volumes.log_directory(self._state, pod))
 
+    async def remove_orphan(self, uid: PodUid) -> None:
+        """Remove everything of a pod that nobody knows any more, its logs too."""
+        await self.remove(uid)
+        await asyncio.to_thread(self._remove_logs, uid)
+
+    def _remove_logs(self, uid: PodUid) -> None:
+        root = volumes.log_root(self._state)
+        for name in _names(root):
+            if _log_owner(name) == uid:
+                self._remove(root / name)
+
     def _remove(self, path: Path) -> None:
         """Remove a folder, across no mount; what had to be left is told once."""
         left = remove_tree(path)
@@ -96,6 +107,11 @@ class DiskFiles:
         """Return the pods that have folders."""
         return await asyncio.to_thread(self._known)
 
+    async def logged(self) -> set[PodUid]:
+        """Return the pods that have folders of logs."""
+        names = await asyncio.to_thread(_names, volumes.log_root(self._state))
+        return {PodUid(uid) for uid in map(_log_owner, names) if uid}
+
     async def disk(self) -> Disk:
         """List what lies in the state directory."""
         return await asyncio.to_thread(self._disk)
@@ -105,12 +121,18 @@ class DiskFiles:
         below = f"{self._state}/pods/"
         return Disk(
             pod_folders=sorted(self._known()),
-            log_folders=sorted(_names(self._state / "pod-logs")),
+            log_folders=sorted(_names(volumes.log_root(self._state))),
             mounts=sorted(mount for mount in mounts if mount.startswith(below)),
         )
 
     def _known(self) -> set[PodUid]:
         return {PodUid(name) for name in _names(self._state / "pods")}
+
+
+def _log_owner(name: str) -> str:
+    """Return the UID in the name of a pod's log folder; "" for a folder of somebody else's."""
+    parts = name.split("_")
+    return parts[2] if len(parts) == 3 else ""
 
 
 def _names(root: Path) -> list[str]:

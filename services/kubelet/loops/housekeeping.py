@@ -1,4 +1,4 @@
-"""Remove what no pod of the source owns: pods at the runtime, and folders.
+"""Remove what no pod of the source owns: pods at the runtime, and folders, those of logs too.
 
 Only on complete, fresh knowledge of both sides: an error removes nothing. A pod is
 an orphan when two looks in a row find it so.
@@ -51,14 +51,15 @@ class Housekeeper:
     async def clean(self) -> None:
         """Remove the orphans that the look before found already."""
         listed = await self._runtime.list_pods()
-        folders = await self._files.known()
+        # A runtime may write on what a killed kubelet had asked for: its logs come after the pod has gone.
+        folders = await self._files.known() | await self._files.logged()
         owned = {pod.uid for pod in self._source.pods()}
         orphans = {*listed, *folders} - owned - self._spared
         for uid in sorted(orphans & self._suspects):
             async with _ORPHAN:
                 if uid in listed:
                     await self._remove(listed[uid])
-                await self._files.remove(uid)
+                await self._files.remove_orphan(uid)
             await _ORPHAN.recorded()
         self._suspects = orphans
 
