@@ -20,7 +20,7 @@ import pytest
 from tripod.kubelet.v1 import object_service_pb2 as object_pb
 
 from bench.report import percentile
-from tests.matrix.process import MANNERS, ROOT, Service, until
+from tests.matrix.process import MANNERS, ROOT, Failure, Service, until
 from tests.matrix.proxy import BACKENDS, TABLE, VIP, ProxyMatrix, World, port, world
 
 pytestmark = pytest.mark.netns
@@ -205,8 +205,11 @@ def serve(address):
     while True:
         _, peer = s.recvfrom(100); s.sendto(address.encode(), peer)
 for address in backends: threading.Thread(target=serve, args=(address,), daemon=True).start()
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 45353)); s.settimeout(0.2)
-s.connect((vip, 54))
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 20053)); s.settimeout(0.2)
+while True:
+    # Until the proxy has its rules there may be no way to the address.
+    try: s.connect((vip, 54)); break
+    except OSError as error: print(error, flush=True); time.sleep(0.05)
 said = ""
 while True:
     try:
@@ -233,8 +236,10 @@ async def _flow_moves(folder: Path, failpoints: str) -> float:
             await made.service.start(failpoints)
             await made.programmed("flow", 2)
         client = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", made.netns, sys.executable, "-c", FLOW_CLIENT, "10.96.0.54", *addresses),
+            *("nsenter", f"--net=/run/netns/{made.netns}", "--"),
+            *(sys.executable, "-c", FLOW_CLIENT, "10.96.0.54", *addresses),
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,
         )
         try:
@@ -249,7 +254,10 @@ async def _until_it_moves(made: World, client: asyncio.subprocess.Process, addre
     async with asyncio.timeout(60):
         said = "-"
         while said not in addresses:
-            said = (await client.stdout.readline()).decode().strip()
+            line = await client.stdout.readline()
+            if not line:
+                raise Failure(f"the client ended; it said {said}")
+            said = line.decode().strip()
         made.kubelet.pods.delete(f"pod-flow-{addresses.index(said)}")
         begin = time.monotonic()
         async with asyncio.TaskGroup() as group:

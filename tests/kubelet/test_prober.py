@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.kubelet.core.model import ExecAction, Pod, Probe
+from services.kubelet.core.model import ContainerId, ExecAction, Pod, Probe
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.loops.prober import Prober
 from services.kubelet.ports import ProbeOutcome, ProbeTarget
@@ -163,3 +163,17 @@ async def test_a_pod_that_ends_is_not_killed_for_a_late_start() -> None:
 
         assert made.prober.unhealthy(made.seen) == {}
         assert made.runner.ran["startup"] == 1
+
+
+async def test_what_had_started_before_a_restart_is_not_asked_to_start_again() -> None:
+    """Its startup probe may fail by now, which must end nobody."""
+    async with world() as made:
+        made.prober.forget(made.pod.uid)
+        made.runner.ran.clear()
+        made.prober.adopt(made.pod.uid, {ContainerId("app-0")})
+        made.look()
+        await made.clock.advance(60)
+
+        assert made.runner.ran["startup"] == 0
+        assert made.ready
+        assert made.prober.begun(made.pod.uid) == {"app-0"}

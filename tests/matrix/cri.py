@@ -228,7 +228,8 @@ class CriMatrix:
         program = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()  # once
 
         def make(name: str) -> Any:
-            images.add("tiny", name, layers=[{"bin": None, "bin/busybox": program}])
+            # Each of its own content: an image goes with all its names.
+            images.add("tiny", name, layers=[{"bin": None, "bin/busybox": program, "name": name.encode()}])
             return stage(engine, images, name)
 
         self._make = make

@@ -215,6 +215,21 @@ async def test_a_slow_start_is_waited_for_and_a_failed_one_is_told(made: BareNod
     assert not (await made.pods())["never"].ready
 
 
+async def test_a_container_that_has_started_need_not_start_again_for_a_new_kubelet(made: BareNode) -> None:
+    """Its startup probe fails by now; it stays as it is, and ready."""
+    up = {"exec": {"command": ["sh", "-c", "test -e /tmp/up"]}, "periodSeconds": 1, "failureThreshold": 3}
+    await made.apply(pod("begun", "sh", "-c", "echo > /tmp/up; sleep 100000", container={"startupProbe": up}))
+    before = (await made.ready("begun")).containers[0]
+    await run(made, "begun", "rm", "/tmp/up")
+    await made.service.kill()
+    await made.start()
+    after = (await made.ready("begun")).containers[0]
+    probed = [e.message for e in await made.events("begun") if e.reason == "Unhealthy"]
+
+    assert (after.container_id, after.restart_count) == (before.container_id, 0)
+    assert probed == []
+
+
 async def test_limits_reach_the_kernel(made: BareNode) -> None:
     """A container that takes more memory than it may is killed, and says so."""
     grow = "x=0123456789; while :; do x=$x$x; done"

@@ -127,7 +127,8 @@ class Memory:
 
     `crashes` and `failures` are the waits by container name: after it ended, and after
     its image or its start failed. `ended` is when an end was first seen, by id. `seen`
-    are the started containers of the latest look, `gone` those that vanished since.
+    are the started containers of the latest look, `gone` those that vanished since;
+    `begun` are those whose startup probe has succeeded.
     """
 
     crashes: Mapping[str, Backoff] = field(default_factory=lambda: MappingProxyType({}))
@@ -137,6 +138,7 @@ class Memory:
     unhealthy: Mapping[ContainerId, str] = field(default_factory=dict)
     seen: tuple[ObservedContainer, ...] = ()
     gone: tuple[ObservedContainer, ...] = ()
+    begun: frozenset[ContainerId] = frozenset()
 
 
 def look_again(memory: Memory, observed: ObservedPod) -> Memory:

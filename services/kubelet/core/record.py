@@ -2,7 +2,8 @@
 
 The runtime tells nearly all of a pod. It cannot tell when the pod was first seen, nor
 what somebody removed there: without it a restart count would go back, and a pod that
-had ended would run again.
+had ended would run again. Nor can it tell that a startup probe has succeeded, which a
+container need do but once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
+from services.kubelet.core.model import ContainerId
 from services.kubelet.core.observed import ObservedContainer, RuntimeState
 from services.kubelet.core.plan import Memory
 
@@ -22,21 +24,24 @@ _KEPT = tuple(field.name for field in fields(ObservedContainer))
 
 @dataclass(frozen=True, slots=True)
 class PodRecord:
-    """When the pod was first seen, the started containers of the latest look, and those that vanished."""
+    """When the pod was first seen, the started containers of the latest look, those that vanished, and
+    those whose startup probe has succeeded.
+    """
 
     start_time: datetime | None = None
     seen: tuple[ObservedContainer, ...] = ()
     gone: tuple[ObservedContainer, ...] = ()
+    begun: tuple[ContainerId, ...] = ()
 
 
 def record(memory: Memory, start_time: datetime | None) -> PodRecord:
     """Take what must be kept from a worker's memory."""
-    return PodRecord(start_time, memory.seen, memory.gone)
+    return PodRecord(start_time, memory.seen, memory.gone, tuple(sorted(memory.begun)))
 
 
 def remembered(memory: Memory, kept: PodRecord) -> Memory:
     """Put back what a run before has kept."""
-    return replace(memory, seen=kept.seen, gone=kept.gone)
+    return replace(memory, seen=kept.seen, gone=kept.gone, begun=frozenset(kept.begun))
 
 
 def encode(value: PodRecord) -> str:
@@ -47,6 +52,7 @@ def encode(value: PodRecord) -> str:
             "start_time": value.start_time.isoformat() if value.start_time else None,
             "seen": [_plain(container) for container in value.seen],
             "gone": [_plain(container) for container in value.gone],
+            "begun": list(value.begun),
         }
     )
 
@@ -68,6 +74,7 @@ def decode(text: str) -> PodRecord | None:
             datetime.fromisoformat(start) if start else None,
             tuple(_container(item) for item in values["seen"]),
             tuple(_container(item) for item in values["gone"]),
+            tuple(ContainerId(str(item)) for item in values.get("begun", [])),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

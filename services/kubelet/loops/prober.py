@@ -91,6 +91,14 @@ class Prober:
                     found[container.id] = f"its {kind.value.lower()} probe failed"
         return found
 
+    def adopt(self, uid: PodUid, begun: Set[ContainerId]) -> None:
+        """Take over from a run before which containers' startup probes have succeeded."""
+        self._started.update(dict.fromkeys(begun, uid))
+
+    def begun(self, uid: PodUid) -> frozenset[ContainerId]:
+        """Return the containers of a pod whose startup probe has succeeded."""
+        return frozenset(key for key, owner in self._started.items() if owner == uid)
+
     def update(self, pod: Pod, observed: ObservedPod) -> None:
         """Start the probes of containers that run, end those of others."""
         wanted = {(w.container_id, w.kind): w for w in self._works(pod, observed)}

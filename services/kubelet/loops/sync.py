@@ -210,6 +210,8 @@ class PodWorkers:
         kept = decode(state.recorded)
         if kept is not None:
             state.memory, state.start_time = remembered(state.memory, kept), kept.start_time
+            if self._prober is not None:
+                self._prober.adopt(uid, state.memory.begun)
 
     async def _record(self, uid: PodUid, state: _State) -> None:
         """Keep what a run after this one must know; a disk that is full costs that alone."""
@@ -270,7 +272,8 @@ class PodWorkers:
         now = self._clock.monotonic()
         state.memory = plan.remember(state.memory, observed, now)
         if self._prober is not None:
-            state.memory = replace(state.memory, unhealthy=self._prober.unhealthy(observed))
+            unhealthy, begun = self._prober.unhealthy(observed), self._prober.begun(pod.uid)
+            state.memory = replace(state.memory, unhealthy=unhealthy, begun=begun)
         actions = plan_pod(pod, observed, state.memory, now)
         self._note_waits(pod, state, actions)
         self._open_restart(pod, state, actions)

@@ -30,10 +30,19 @@ ENDED = ObservedContainer(
 
 def test_a_record_is_read_as_it_was_written() -> None:
     """Times, states and what was removed included."""
-    wanted = PodRecord(MOMENT, (ENDED,), (replace(ENDED, id=ContainerId("c0"), removed=True),))
+    removed = replace(ENDED, id=ContainerId("c0"), removed=True)
+    wanted = PodRecord(MOMENT, (ENDED,), (removed,), (ContainerId("c1"),))
 
     assert decode(encode(wanted)) == wanted
     assert decode(encode(PodRecord())) == PodRecord()
+
+
+def test_a_record_of_before_startup_probes_is_read() -> None:
+    """Nothing had begun then."""
+    text = encode(PodRecord(MOMENT, (ENDED,))).replace(', "begun": []', "")
+
+    assert "begun" not in text
+    assert decode(text) == PodRecord(MOMENT, (ENDED,))
 
 
 @pytest.mark.parametrize(
