@@ -74,7 +74,8 @@ class Stage:
     def sandbox(self, name: str, ports: tuple[int, ...] = ()) -> pb.PodSandboxConfig:
         """Describe a sandbox."""
         return pb.PodSandboxConfig(
-            metadata=pb.PodSandboxMetadata(name=name, namespace="default", uid=f"uid-{name}"),
+            # A pod is on one node: two stages share an engine, and names are made of this.
+            metadata=pb.PodSandboxMetadata(name=name, namespace="default", uid=f"{name}-of-{self.name}"),
             hostname=name,
             log_directory=str(self.folder / "logs" / name),
             port_mappings=[pb.PortMapping(container_port=8080, host_port=port) for port in ports],
