@@ -17,6 +17,7 @@ from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
 from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel, stream
+from services.kubelet.cri import convert, naming
 from services.kubelet.cri.app import cleanup, network_config
 from services.kubelet.cri.config import CriConfig
 from services.kubelet.cri.network.bridge import BridgeNetwork
@@ -161,6 +162,24 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 FOREVER = "import os, signal; signal.signal(15, lambda *_: os._exit(143)); signal.pause()"
+
+
+async def test_a_sandbox_under_another_name_is_found_again(server: Server) -> None:
+    """A foreign container had its name at first, and has gone when a killed server is asked again."""
+    name = naming.sandbox_name(convert.sandbox_record(server.sandbox_config("web")))
+    docker = ["docker", "create", "--name", name, "tripod-pause:1"]
+    await asyncio.to_thread(subprocess.run, docker, check=True, capture_output=True)
+    try:
+        first = await server.sandbox()
+    finally:
+        await asyncio.to_thread(subprocess.run, ["docker", "rm", "-f", name], check=True, capture_output=True)
+    await server.kill()
+    await server.start()
+    again = await server.sandbox()
+    listed = await server.ask(server.runtime.ListPodSandbox, pb.ListPodSandboxRequest())
+
+    assert again == first
+    assert [item.id for item in listed.items] == [first]
 
 
 async def test_a_pod_lives_from_sandbox_to_nothing(server: Server, image: str) -> None:

@@ -32,14 +32,22 @@ class Census:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, str, str]] = {}
+        self._attempts: dict[tuple[str, str, str, int], str] = {}
 
     def note(self, container_id: str, record: Record, uid: str) -> None:
         """Remember a container."""
         self._known[container_id] = (record.kind, uid, record.sandbox_id)
+        self._attempts[record.kind, uid, record.name, record.attempt] = container_id
 
     def forget(self, container_id: str) -> None:
         """Forget one that is gone. May be repeated."""
         self._known.pop(container_id, None)
+        for key in [key for key, held in self._attempts.items() if held == container_id]:
+            del self._attempts[key]
+
+    def attempt(self, record: Record, uid: str) -> str:
+        """Return the id that has this kind, pod, name and attempt; "" when it was told of none."""
+        return self._attempts.get((record.kind, uid, record.name, record.attempt), "")
 
     def unknown(self, ids: Collection[str]) -> bool:
         """Tell whether it was never told of one of these."""

@@ -158,6 +158,8 @@ class Holdings:
         if parent:
             self._cgroup_parents.add(str(parent))
         name = naming.name(record, pod)
+        if await self._has(record, pod):
+            raise EngineRefusedError("create", 409, f"{name} is there under another name")
         for candidate in (name, *(f"{name}_{number}" for number in range(2, 10))):
             labels = self._register.labels(record, pod, candidate, digest(config))
             try:
@@ -177,6 +179,13 @@ class Holdings:
             reason="NAME_TAKEN",
             metadata={"name": name},
         )
+
+    async def _has(self, record: Record, pod: Record) -> bool:
+        """Tell whether this attempt is there, whatever its name: a foreign container may have had ours."""
+        if self._census.unknown(self._register.ids()):
+            await self.claimants()
+        known = self._census.attempt(record, pod.uid)
+        return bool(known) and await self.find(record.kind, known) is not None
 
     async def remove(self, container_id: str) -> None:
         """Remove a container with its anonymous volumes. May be repeated."""

@@ -43,3 +43,15 @@ def test_what_is_forgotten_is_unknown_again(census: Census) -> None:
 
     assert census.unknown(["app", "box"])
     assert not census.unknown(["box"])
+
+
+def test_an_attempt_is_known_by_its_pod_name_and_number(census: Census) -> None:
+    """Whatever the engine calls it; forgotten with its id."""
+    census.note("app-2", Record(CONTAINER, "app", attempt=2, sandbox_id="box"), "uid-1")
+    wanted = Record(CONTAINER, "app", attempt=2)
+
+    assert census.attempt(wanted, "uid-1") == "app-2"
+    assert census.attempt(wanted, "uid-2") == ""
+    assert census.attempt(Record(CONTAINER, "app", attempt=1), "uid-1") == ""
+    census.forget("app-2")
+    assert census.attempt(wanted, "uid-1") == ""
