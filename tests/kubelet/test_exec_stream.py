@@ -177,3 +177,26 @@ async def test_a_server_that_cannot_end_an_input_runs_nothing_for_a_command_that
             await open_exec_stream(url, half_close=True)
 
     assert True not in began
+
+
+@pytest.mark.parametrize("status", [404, 429, 500])
+async def test_a_server_that_refuses_for_another_reason_is_not_taken_for_an_old_one(status: int) -> None:
+    """Too many streams, a token that is used up: SPDY would meet the same."""
+
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    application = web.Application()
+    application.router.add_get("/exec/secret-token", handle)
+    runner = web.AppRunner(application, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        with pytest.raises(ExecStreamError, match=f"HTTP {status}") as caught:
+            await open_exec_stream(
+                f"http://127.0.0.1:{runner.addresses[0][1]}/exec/secret-token", half_close=True
+            )
+    finally:
+        await runner.cleanup()
+
+    assert not isinstance(caught.value, NoHalfCloseError)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
+from services.common.spdy.wire import SocketWire
 from services.kubelet.adapters.exec_stream import (
     CONNECT_SECONDS,
     ExecChannel,
@@ -25,37 +26,15 @@ from services.kubelet.adapters.exec_stream import (
 )
 
 PROTOCOL: Final = "v4.channel.k8s.io"
-READ_BYTES: Final = 64 * 1024
 # More than any header of an answer needs.
 _HEAD_BYTES: Final = 16 * 1024
 _OUTPUTS: Final = {"stdout": ExecChannel.STDOUT, "stderr": ExecChannel.STDERR}
 
 
-class _Wire:
-    """The connection after its upgrade. Implements `Wire`."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def receive(self) -> bytes:
-        """Return bytes as they come; b"" at the end."""
-        return await self._reader.read(READ_BYTES)
-
-    async def send(self, data: bytes) -> None:
-        """Send; waits while the peer does not read. Raises `ConnectionError`."""
-        self._writer.write(data)
-        await self._writer.drain()
-
-    def abort(self) -> None:
-        """Cut the connection. May be repeated."""
-        self._writer.transport.abort()
-
-
 class SpdyExec:
     """A command's streams. Implements `ExecClient`."""
 
-    def __init__(self, wire: _Wire, link: Multiplexer, *, tty: bool, stdin: bool) -> None:
+    def __init__(self, wire: SocketWire, link: Multiplexer, *, tty: bool, stdin: bool) -> None:
         self._wire = wire
         self._closing = asyncio.Event()
         # Two outputs at most wait here, so output that is not iterated stops the command.
@@ -169,7 +148,7 @@ async def open_exec_spdy(url: str, *, tty: bool, stdin: bool) -> SpdyExec:
         if writer is not None:
             writer.transport.abort()
         raise
-    wire = _Wire(reader, writer)
+    wire = SocketWire(reader, writer)
     return SpdyExec(wire, Multiplexer(wire, client=True), tty=tty, stdin=stdin)
 
 

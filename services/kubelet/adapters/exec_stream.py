@@ -22,6 +22,8 @@ CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 MESSAGE_BYTES: Final = 1 << 20
 FRAME_BYTES: Final = 32 * 1024
+# How servers refuse a subprotocol, or WebSockets at all; whatever else they say would be so in SPDY, too.
+_NOT_SPOKEN: Final = frozenset({400, 403, 405, 426, 501})
 
 
 class ExecChannel(IntEnum):
@@ -163,7 +165,7 @@ async def open_exec_stream(url: str, *, half_close: bool = False) -> WebSocketEx
             )
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as err:
         await session.close()
-        if half_close and isinstance(err, aiohttp.WSServerHandshakeError):
+        if half_close and getattr(err, "status", 0) in _NOT_SPOKEN:
             raise _no_half_close() from err
         raise refused(err) from err
     except BaseException:

@@ -12,8 +12,8 @@ import aiohttp
 
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.multiplex import Multiplexer, SpdyStream
+from services.common.spdy.wire import SocketWire
 from services.kubelet.cri.streaming.negotiation import TUNNEL
-from services.kubelet.cri.streaming.upgrade import SocketWire
 
 V4 = "v4.channel.k8s.io"
 FORWARD = "portforward.k8s.io"
