@@ -11,8 +11,8 @@ import asyncio
 import json
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from tests.lab.dockerd import TEST_IMAGE, PrivateEngine, private_engine
 from tests.lab.kubelet_client import KubeletClient
 from tests.lab.node import network_namespace
 from tests.lab.registry import Registry, registry
-from tests.matrix.process import Failure, Service, enumerate_instants, until
+from tests.matrix.process import Failure, Service, until
+from tests.matrix.staged import StagedMatrix
 
 STEPS = ("cri.", "network.")
 HOST_PORT = 18_080
@@ -209,69 +210,32 @@ def _rules(netns: str) -> str:
     return text
 
 
-class CriMatrix:
+class CriMatrix(StagedMatrix[Stage]):
     """The instants of the story on an engine that lives as long as the context."""
 
     name = "cri"
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stack = AsyncExitStack()
-        self._stages: list[tuple[Stage, AsyncExitStack]] = []
-        self._make: Callable[[str], Any] | None = None
-        self._count = 0
+    steps = STEPS
+    _engine: PrivateEngine
+    _images: Registry
+    _program: bytes
 
     async def __aenter__(self) -> CriMatrix:
         """Start the engine and a registry. Raises `EngineUnavailable`."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        engine = await asyncio.to_thread(self._stack.enter_context, private_engine())
-        images = self._stack.enter_context(registry())
-        program = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()  # once
-
-        def make(name: str) -> Any:
-            # Each of its own content: an image goes with all its names.
-            images.add("tiny", name, layers=[{"bin": None, "bin/busybox": program, "name": name.encode()}])
-            return stage(engine, images, name)
-
-        self._make = make
+        self._engine = await asyncio.to_thread(self._stack.enter_context, private_engine())
+        self._images = self._stack.enter_context(registry())
+        self._program = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()  # once
         return self
 
-    async def __aexit__(self, *exception: object) -> None:
-        """End every stage, the registry and the engine."""
-        for _, stack in self._stages:
-            await stack.aclose()
-        await self._stack.aclose()
+    def _stage(self, name: str) -> AbstractAsyncContextManager[Stage]:
+        # Each of its own content: an image goes with all its names.
+        content = {"bin": None, "bin/busybox": self._program, "name": name.encode()}
+        self._images.add("tiny", name, layers=[content])
+        return stage(self._engine, self._images, name)
 
-    async def _take(self) -> tuple[Stage, AsyncExitStack]:
-        if self._stages:
-            return self._stages.pop()
-        assert self._make is not None, "enter the context first"
-        self._count += 1
-        stack = AsyncExitStack()
-        return await stack.enter_async_context(self._make(f"cri-{self._count}")), stack
+    def _service(self, stage: Stage) -> Service:
+        return stage.client.service
 
-    async def _play(self, failpoints: str) -> bool:
-        """Go through the story once; a stage on which it failed is not used again."""
-        made, stack = await self._take()
-        service = made.client.service
-        service.killed_itself = False
-        try:
-            await service.start(failpoints)
-            await tell(made)
-            await judge(made)
-        except BaseException:
-            await stack.aclose()
-            raise
-        self._stages.append((made, stack))
-        return service.killed_itself
-
-    async def instants(self) -> list[tuple[str, int]]:
-        """Go through the story once without kills."""
-        log = self._folder / "instants.log"
-        await self._play(f"*=log({log})")
-        return enumerate_instants([name for name in log.read_text().split() if name.startswith(STEPS)], 1)
-
-    async def run(self, instant: str, occurrence: int) -> bool:
-        """Kill at one instant."""
-        off = f"{occurrence - 1}*off->" if occurrence > 1 else ""
-        return await self._play(f"{instant}={off}1*kill->off")
+    async def _perform(self, stage: Stage, since: float) -> None:
+        await tell(stage)
+        await judge(stage)

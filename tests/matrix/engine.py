@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 from tests.lab.dockerd import PrivateEngine, private_engine
 from tests.lab.node import Node, Seen, kubelet_on
 from tests.lab.node import pod as lab_pod
-from tests.matrix.process import Failure, enumerate_instants, until
+from tests.matrix.process import Failure, Service, until
+from tests.matrix.staged import StagedMatrix
 from tests.matrix.world import CANARY, judge_bounds, judge_folders, judge_order, judge_silence
 
 STEPS = ("cri.", "network.", "pod.", "store.")
@@ -196,17 +197,12 @@ async def _judge_host(made: Node, history: Sequence[Happened]) -> None:
         raise Failure(f"I4 no leak: cgroups {cgroups}, mounts {mounts}")
 
 
-class EngineMatrix:
+class EngineMatrix(StagedMatrix[Stage]):
     """The instants of the story on an engine that lives as long as the context."""
 
     name = "engine"
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stack = AsyncExitStack()
-        self._stages: list[tuple[Stage, AsyncExitStack]] = []
-        self._engine: PrivateEngine | None = None
-        self._count = 0
+    steps = STEPS
+    _engine: PrivateEngine
 
     async def __aenter__(self) -> EngineMatrix:
         """Start the engine. Raises `EngineUnavailable`."""
@@ -214,44 +210,12 @@ class EngineMatrix:
         self._engine = await asyncio.to_thread(self._stack.enter_context, private_engine())
         return self
 
-    async def __aexit__(self, *exception: object) -> None:
-        """End every stage and the engine."""
-        for _, stack in self._stages:
-            await stack.aclose()
-        await self._stack.aclose()
+    def _stage(self, name: str) -> AbstractAsyncContextManager[Stage]:
+        return stage(self._engine, name)
 
-    async def _take(self) -> tuple[Stage, AsyncExitStack]:
-        """Take a free stage, or make one."""
-        if self._stages:
-            return self._stages.pop()
-        assert self._engine is not None, "enter the context first"
-        self._count += 1
-        stack = AsyncExitStack()
-        made = await stack.enter_async_context(stage(self._engine, f"matrix-{self._count}"))
-        return made, stack
+    def _service(self, stage: Stage) -> Service:
+        return stage.made.service
 
-    async def _play(self, failpoints: str) -> bool:
-        """Go through the story once; a stage on which it failed is not used again."""
-        played, stack = await self._take()
-        service = played.made.service
-        service.killed_itself, since = False, time.time()
-        try:
-            await service.start(failpoints)
-            await tell(played)
-            await judge(played, since)
-        except BaseException:
-            await stack.aclose()
-            raise
-        self._stages.append((played, stack))
-        return service.killed_itself
-
-    async def instants(self) -> list[tuple[str, int]]:
-        """Go through the story once without kills."""
-        log = self._folder / "instants.log"
-        await self._play(f"*=log({log})")
-        return enumerate_instants([name for name in log.read_text().split() if name.startswith(STEPS)], 1)
-
-    async def run(self, instant: str, occurrence: int) -> bool:
-        """Kill at one instant."""
-        off = f"{occurrence - 1}*off->" if occurrence > 1 else ""
-        return await self._play(f"{instant}={off}1*kill->off")
+    async def _perform(self, stage: Stage, since: float) -> None:
+        await tell(stage)
+        await judge(stage, since)
