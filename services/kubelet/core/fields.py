@@ -39,6 +39,11 @@ class Faults:
         elif len(self.found) < self.LIMIT:
             self.found.append(FieldViolation(_short(path), _short(what)))
 
+    def unique(self, path: str, names: Sequence[str]) -> None:
+        """Note each name that stands more than once; an empty one is none."""
+        for name in sorted({name for name in names if name and names.count(name) > 1}):
+            self.add(path, f"the name {name!r} stands twice")
+
     @property
     def full(self) -> bool:
         """Whether no more faults are noted."""

@@ -10,7 +10,8 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from services.kubelet.core.fields import DNS_LABEL, PORT_NAME, Faults, Fields, label_value_fault
-from services.kubelet.core.manifest_pod import MAX_PORT, read_protocol
+from services.kubelet.core.manifest_container import read_protocol
+from services.kubelet.core.manifest_probe import MAX_PORT
 from services.kubelet.core.model import ServicePort, ServiceType
 
 HEADLESS = "None"

@@ -14,7 +14,7 @@ from opentelemetry import trace
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import TripodError
 from services.kubelet.core import env, plan, render, volumes
-from services.kubelet.core.manifest_pod import tag_is_latest
+from services.kubelet.core.manifest_container import tag_is_latest
 from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy, SandboxId
 from services.kubelet.core.observed import ObservedPod, ObservedSandbox
 from services.kubelet.core.plan import Action
