@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from services.kubelet.core.audit import Holdings
-from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe, SandboxId
+from services.kubelet.core.model import (
+    ConfigMap,
+    Container,
+    ContainerId,
+    ObjectKey,
+    Pod,
+    PodUid,
+    Probe,
+    SandboxId,
+    Secret,
+    Service,
+)
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox
 from services.kubelet.core.resources import KernelResources
 from services.kubelet.core.volumes import Mount
@@ -35,6 +47,55 @@ class PodSource(Protocol):
 
     async def finalize(self, uid: PodUid) -> None:
         """Forget a pod whose deletion time is set and of which nothing is left. May be repeated."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """Which token of a service account is wanted, bound to a pod."""
+
+    pod: Pod
+    service_account: str
+    audience: str = ""
+    expiration_seconds: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A signed token and until when it is good."""
+
+    text: str = field(repr=False)
+    expires: datetime
+
+
+class PodObjects(Protocol):
+    """What pods name and bring in: the store of a standalone node, or a kube-apiserver.
+
+    All raise `TripodError` when it cannot be told now; None means that there is none.
+    """
+
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        """Return a ConfigMap."""
+        ...
+
+    async def secret(self, namespace: str, name: str) -> Secret | None:
+        """Return a Secret."""
+        ...
+
+    async def services(self, namespace: str) -> Sequence[Service]:
+        """Return the services of a namespace, for the variables that name them."""
+        ...
+
+    async def token(self, request: TokenRequest) -> Token:
+        """Return a fresh token of a service account."""
+        ...
+
+    async def root_certificates(self) -> str:
+        """Return the PEM text of the authorities that pods trust for the API; empty where there is none."""
+        ...
+
+    def object_changes(self) -> AsyncIterator[ObjectKey]:
+        """Yield each ConfigMap or Secret that changed since the call."""
         ...
 
 

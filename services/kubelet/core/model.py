@@ -218,6 +218,48 @@ class Pod:
         return ObjectKey("Pod", self.namespace, self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigMap:
+    """A ConfigMap as stored: UTF-8 text in `data`, bytes in `binary_data`; no key is in both."""
+
+    uid: str
+    namespace: str
+    name: str
+    data: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    binary_data: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    immutable: bool = False
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    creation_time: datetime | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> ObjectKey:
+        """Name it among objects."""
+        return ObjectKey("ConfigMap", self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A Secret as stored. Its values never reach a log, a span, an event or an error."""
+
+    uid: str
+    namespace: str
+    name: str
+    data: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    type: str = "Opaque"
+    immutable: bool = False
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    creation_time: datetime | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> ObjectKey:
+        """Name it among objects."""
+        return ObjectKey("Secret", self.namespace, self.name)
+
+
 class ServiceType(Enum):
     """How a service is reached."""
 
