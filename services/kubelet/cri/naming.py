@@ -41,6 +41,8 @@ class Record:
     host_network: bool = False
     shared_pid: bool = False
     ports: str = ""
+    # Where the engine puts its cgroups; empty for the engine's own place.
+    cgroup_parent: str = ""
     # Volumes that are images, by their path in the container; `imagevolumes` has the values.
     image_mounts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 

@@ -1,7 +1,8 @@
 """Which containers at the engine are ours.
 
 Never decided by labels alone: an image may bring any label, and a person may copy
-them. A container is ours when its id is in our register, one empty file for each id.
+them. A container is ours when its id is in our register, one file for each id, which
+says where its cgroups lie unless that is the engine's own place.
 A kill between the engine's answer and that file leaves one that the register does
 not know; it is taken in by its mark, an HMAC with a key of this node over its name
 and its record, which no image can carry. Names are unique at the engine.
@@ -32,12 +33,12 @@ class Register:
         self._key_file = directory / "register.key"
         self._owner = owner
         self._key = b""
-        self._ids: set[str] = set()
+        self._ids: dict[str, str] = {}
 
     def open(self) -> None:
         """Read the register and the key; make both where there are none. Raises `OSError`."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._ids = {path.name for path in self._directory.iterdir()}
+        self._ids = {path.name: _parent(path) for path in self._directory.iterdir()}
         try:
             self._key = self._key_file.read_bytes()
         except FileNotFoundError:
@@ -56,16 +57,23 @@ class Register:
         """Return the ids that are registered now."""
         return frozenset(self._ids)
 
-    def add(self, container_id: str) -> None:
+    def cgroup_parent(self, container_id: str) -> str:
+        """Return where the cgroups of a registered container lie; empty for the engine's own place."""
+        return self._ids.get(container_id, "")
+
+    def add(self, container_id: str, cgroup_parent: str = "") -> None:
         """Take an id in. May be repeated."""
         if container_id not in self._ids:
-            (self._directory / container_id).touch(mode=0o600)
-            self._ids.add(container_id)
+            path = self._directory / container_id
+            path.touch(mode=0o600)
+            if cgroup_parent:
+                path.write_text(cgroup_parent)
+            self._ids[container_id] = cgroup_parent
 
     def remove(self, container_id: str) -> None:
         """Forget an id. May be repeated."""
         (self._directory / container_id).unlink(missing_ok=True)
-        self._ids.discard(container_id)
+        self._ids.pop(container_id, None)
 
     def labels(self, record: Record, pod: Record, name: str, digest: str) -> dict[str, str]:
         """Return the engine's labels for a container that will have this name."""
@@ -86,6 +94,14 @@ class Register:
 
     def _mark(self, encoded_record: str, name: str) -> str:
         return hmac.new(self._key, f"{name}\0{encoded_record}".encode(), hashlib.sha256).hexdigest()
+
+
+def _parent(path: Path) -> str:
+    """Read what an id's file says; a kill may have kept it empty, and then no more is known."""
+    try:
+        return path.read_text() if path.stat().st_size else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def digest(config: Mapping[str, Any]) -> str:

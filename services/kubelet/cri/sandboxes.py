@@ -6,7 +6,7 @@ import asyncio
 import io
 import tarfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,6 @@ class Holdings:
         self._made: dict[str, Made] = {}
         self._census = Census()
         self._oom = OomLog()
-        self._cgroup_parents = {leftovers.ENGINE_PARENT}
 
     async def listing(self, kind: str, *, uid: str = "", sandbox_id: str = "") -> list[Owned]:
         """List what is ours of a kind, newest first. Raises `ListIncompleteError`."""
@@ -115,15 +114,16 @@ class Holdings:
         return record
 
     def _note(self, container_id: str, record: Record, uid: str) -> None:
-        self._register.add(container_id)
+        self._register.add(container_id, record.cgroup_parent)
         self._census.note(container_id, record, uid)
 
     def _forget(self, container_id: str) -> None:
+        parent = self._register.cgroup_parent(container_id) or leftovers.ENGINE_PARENT
+        if leftovers.remove_cgroups(container_id, [parent]):
+            log.info("Removed cgroups that the engine had left behind", container_id=container_id)
         self._made.pop(container_id, None)
         self._register.remove(container_id)
         self._census.forget(container_id)
-        if leftovers.remove_cgroups(container_id, self._cgroup_parents):
-            log.info("Removed cgroups that the engine had left behind", container_id=container_id)
 
     async def find(self, kind: str, wanted: str) -> Owned | None:
         """Inspect one by id, or by a part of its id that names no other."""
@@ -154,9 +154,7 @@ class Holdings:
         engine is too old for is refused, not sent.
         """
         engineapi.check(config, self._client.api_version)
-        parent = config["HostConfig"].get("CgroupParent")
-        if parent:
-            self._cgroup_parents.add(str(parent))
+        record = replace(record, cgroup_parent=str(config["HostConfig"].get("CgroupParent") or ""))
         name = naming.name(record, pod)
         if await self._has(record, pod):
             raise EngineRefusedError("create", 409, f"{name} is there under another name")
