@@ -79,7 +79,7 @@ def get(
     selector: Annotated[str, typer.Option("--selector", "-l", help="Labels, as key=value,key=value.")] = "",
     fmt: Annotated[str, typer.Option("--output", "-o", help="wide, json, yaml or name.")] = "table",
 ) -> None:
-    """List pods, services, the node or events."""
+    """List pods, services, configmaps, secrets (never their values), namespaces, the node or events."""
     from cli import objects, views
     from cli.node import connected
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from cli import explanation, output, views
+from cli import config_views, explanation, output, views
 from cli.errors import CliError, Exit
 from cli.node import DEADLINE_SECONDS, Node
 from cli.refs import Ref, labels
@@ -100,10 +100,12 @@ def delete(node: Node, refs: Sequence[tuple[str, Ref]], grace: int | None) -> li
     if grace is not None:
         request.grace_period_seconds = grace
     answer = node.objects().DeleteObjects(request, timeout=DEADLINE_SECONDS, metadata=node.metadata())
+    # A namespace lies in none, whatever we said.
     done = {(ref.kind, ref.namespace, ref.name) for ref in answer.deleted_refs}
+    keys = [(w.kind, "" if w.kind == "Namespace" else w.namespace, w.name) for w in wanted]
     return [
-        f"{w.kind.lower()}/{w.name} {'deleted' if (w.kind, w.namespace, w.name) in done else 'did not exist'}"
-        for w in wanted
+        f"{kind.lower()}/{name} {'deleted' if (kind, place, name) in done else 'did not exist'}"
+        for kind, place, name in keys
     ]
 
 
@@ -130,7 +132,9 @@ def show(objects: Sequence[dict[str, Any]], kind: str, fmt: str, *, single: bool
     """Render objects in the chosen format."""
     if fmt in ("json", "yaml", "name"):
         return output.dump(objects, fmt, single=single)
-    view = views.pods if kind == "Pod" else views.services
+    view = {"Pod": views.pods, "Service": views.services}.get(kind)
+    if view is None:
+        return config_views.listing(kind, objects, output.now(), namespaces=namespaces)
     return view(objects, output.now(), wide=fmt == "wide", namespaces=namespaces)
 
 
@@ -172,6 +176,8 @@ def describe(node: Node, ref: Ref, namespace: str) -> str:
         uid = found["metadata"].get("uid")
         mine = [e for e in events(node, namespace, ref.name) if e["podUid"] == uid]
         return views.describe_pod(found, mine, output.now(), why=_why(node, namespace, ref.name))
+    if ref.kind != "Service":
+        return config_views.describe(found)
     programmed, error = _programmed(node, ref, namespace)
     return views.describe_service(found, programmed, error)
 

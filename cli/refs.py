@@ -15,6 +15,17 @@ KINDS = {
     "service": "Service",
     "services": "Service",
     "svc": "Service",
+    "configmap": "ConfigMap",
+    "configmaps": "ConfigMap",
+    "cm": "ConfigMap",
+    "secret": "Secret",
+    "secrets": "Secret",
+    "serviceaccount": "ServiceAccount",
+    "serviceaccounts": "ServiceAccount",
+    "sa": "ServiceAccount",
+    "namespace": "Namespace",
+    "namespaces": "Namespace",
+    "ns": "Namespace",
     "node": "Node",
     "nodes": "Node",
     "no": "Node",
@@ -37,7 +48,7 @@ def kind_of(word: str) -> str:
     """Return the kind that a word means. Raises `CliError` (usage) for an unknown one."""
     kind = KINDS.get(word.lower())
     if kind is None:
-        known = "pods, services, node, events"
+        known = "pods, services, configmaps, secrets, serviceaccounts, namespaces, node, events"
         raise CliError(f"Unknown kind {word!r}", code=Exit.USAGE, advice=f"Tripod knows {known}.")
     return kind
 

@@ -15,10 +15,11 @@ def pods(objects: Sequence[Json], now: datetime, *, wide: bool, namespaces: bool
     """List pods."""
     header = ["NAME", "READY", "STATUS", "RESTARTS", "AGE"] + (["IP", "IMAGES"] if wide else [])
     rows = [_pod_row(pod, now, wide=wide) for pod in objects]
-    return _listed(header, rows, objects, namespaces=namespaces)
+    return listed(header, rows, objects, namespaces=namespaces)
 
 
-def _listed(header: list[str], rows: list[list[str]], objects: Sequence[Json], *, namespaces: bool) -> str:
+def listed(header: list[str], rows: list[list[str]], objects: Sequence[Json], *, namespaces: bool) -> str:
+    """Lay rows out as a table, with each object's namespace where that is wanted."""
     if not rows:
         return "No objects found."
     if namespaces:
@@ -61,7 +62,7 @@ def services(objects: Sequence[Json], now: datetime, *, wide: bool, namespaces: 
     """List services."""
     header = ["NAME", "TYPE", "CLUSTER-IP", "PORT(S)", "AGE"] + (["SELECTOR"] if wide else [])
     rows = [_service_row(service, now, wide=wide) for service in objects]
-    return _listed(header, rows, objects, namespaces=namespaces)
+    return listed(header, rows, objects, namespaces=namespaces)
 
 
 def _service_row(service: Json, now: datetime, *, wide: bool) -> list[str]:
@@ -87,7 +88,7 @@ def describe_pod(pod: Json, events: Sequence[Json], now: datetime, *, why: str =
     """Tell everything about a pod that a person may ask; `why` is the first cause that it is not Ready."""
     meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
     lines = [
-        *_head(meta),
+        *head(meta),
         f"Node address:  {status.get('hostIP') or '-'}",
         f"Started:       {status.get('startTime') or '-'}",
         f"Status:        {pod_state(pod)}" + (f" ({status['message']})" if status.get("message") else ""),
@@ -103,11 +104,12 @@ def describe_pod(pod: Json, events: Sequence[Json], now: datetime, *, why: str =
     return "\n".join(lines)
 
 
-def _head(meta: Json) -> list[str]:
+def head(meta: Json) -> list[str]:
+    """Tell the metadata of any object."""
     labels = ", ".join(f"{k}={v}" for k, v in sorted(meta.get("labels", {}).items()))
     return [
         f"Name:          {meta['name']}",
-        f"Namespace:     {meta['namespace']}",
+        *([f"Namespace:     {meta['namespace']}"] if meta.get("namespace") else []),
         f"UID:           {meta.get('uid', '-')}",
         f"Labels:        {labels or '-'}",
     ]
@@ -185,7 +187,7 @@ def describe_service(service: Json, programmed: Json | None, proxy_error: str) -
     spec = service["spec"]
     selector = ", ".join(f"{k}={v}" for k, v in sorted(spec.get("selector", {}).items()))
     lines = [
-        *_head(service["metadata"]),
+        *head(service["metadata"]),
         f"Type:          {spec.get('type', 'ClusterIP')}",
         f"Address:       {spec.get('clusterIP') or '-'}",
         f"Selector:      {selector or '-'}",

@@ -33,7 +33,7 @@ class ObjectNotFoundError(KubeletError):
 
     def __init__(self, kind: str, namespace: str, name: str) -> None:
         super().__init__(
-            f"{kind.lower()}/{name} does not exist in namespace {namespace}",
+            f"{kind.lower()}/{name} does not exist" + (f" in namespace {namespace}" if namespace else ""),
             code=Code.NOT_FOUND,
             reason="OBJECT_NOT_FOUND",
             metadata={"kind": kind, "namespace": namespace, "name": name},

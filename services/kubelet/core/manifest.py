@@ -1,4 +1,4 @@
-"""Documents to pods and services, validated and with defaults. Pure.
+"""Documents to objects, validated and with defaults. Pure.
 
 Source: Kubernetes API reference, `Pod` v1 and `Service` v1, and the validation of
 kube-apiserver. Standalone, this is the only validation there is: what passes here
@@ -7,6 +7,7 @@ is stored. UIDs, addresses and times are given later, by the store.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,38 @@ from services.common.errors import FieldViolation
 from services.kubelet.core import documents
 from services.kubelet.core.documents import DocumentError
 from services.kubelet.core.fields import DNS_LABEL, DNS_SUBDOMAIN, Faults, Fields, label_value_fault
+from services.kubelet.core.manifest_config import (
+    CONFIG_MAP_FIELDS,
+    SECRET_FIELDS,
+    SERVICE_ACCOUNT_FIELDS,
+    ConfigMapDraft,
+    NamespaceDraft,
+    SecretDraft,
+    ServiceAccountDraft,
+    read_config_map,
+    read_namespace,
+    read_secret,
+    read_service_account,
+)
 from services.kubelet.core.manifest_pod import read_pod_spec
 from services.kubelet.core.manifest_service import ServiceDraft, read_service_spec
 from services.kubelet.core.model import ObjectKey, PodSpec
 
-KINDS = ("Pod", "Service")
+DraftSpec = PodSpec | ServiceDraft | ConfigMapDraft | SecretDraft | ServiceAccountDraft | NamespaceDraft
+# Of each kind: its fields beside apiVersion, kind, metadata and status, and what reads them.
+_READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Fields], DraftSpec]]] = {
+    "Pod": (("spec",), lambda top: read_pod_spec(top.raw("spec"), top.faults)),
+    "Service": (("spec",), lambda top: read_service_spec(top.raw("spec"), top.faults)),
+    "ConfigMap": (CONFIG_MAP_FIELDS, read_config_map),
+    "Secret": (SECRET_FIELDS, read_secret),
+    "ServiceAccount": (SERVICE_ACCOUNT_FIELDS, read_service_account),
+    "Namespace": (("spec",), read_namespace),
+}
+KINDS = tuple(_READERS)
+NAMESPACED = frozenset(KINDS) - {"Namespace"}
+# What the API fills in, and which changes nothing here.
+_LATER: Mapping[str, tuple[Any, ...]] = {"status": ({}, {"phase": "Active"})}
+_LATER_OF: Mapping[str, Mapping[str, tuple[Any, ...]]] = {"ServiceAccount": {"secrets": ([],)}}
 _ANNOTATIONS_LIMIT_BYTES = 256 << 10
 _NAMES_LIMIT = 255 - len("__") - 36
 
@@ -30,7 +58,7 @@ class Draft:
     key: ObjectKey
     labels: dict[str, str]
     annotations: dict[str, str]
-    spec: PodSpec | ServiceDraft
+    spec: DraftSpec
     path: str
 
 
@@ -64,18 +92,17 @@ def _doubles(drafts: list[Draft]) -> list[FieldViolation]:
 
 def _read_one(value: Any, index: int) -> tuple[Draft | None, list[FieldViolation]]:
     faults = Faults()
-    top = Fields(value, "", faults, known=("apiVersion", "kind", "metadata", "spec"), later={"status": ({},)})
+    kind = value.get("kind") if isinstance(value, dict) else None
+    own, reader = _READERS.get(kind, (("spec",), None)) if isinstance(kind, str) else (("spec",), None)
+    known = ("apiVersion", "kind", "metadata", *own)
+    top = Fields(value, "", faults, known=known, later={**_LATER, **_LATER_OF.get(str(kind), {})})
     kind = top.text("kind", required=True)
     if kind and kind not in KINDS:
-        top.fault("kind", f"{kind!r} is not known; Tripod takes {' and '.join(KINDS)}")
+        top.fault("kind", f"{kind!r} is not known; Tripod takes {kinds_told()}")
     elif top.text("apiVersion", required=True) not in ("v1", ""):
         top.fault("apiVersion", f"{top.raw('apiVersion')!r} is not v1")
     name, namespace, labels, annotations = _metadata(top, kind)
-    spec: PodSpec | ServiceDraft | None = None
-    if kind == "Pod":
-        spec = read_pod_spec(top.raw("spec"), faults)
-    elif kind == "Service":
-        spec = read_service_spec(top.raw("spec"), faults)
+    spec = reader(top) if reader is not None else None
     where = f"{kind or 'document'} {name or f'#{index + 1}'}"
     found = [
         FieldViolation(f"{where}: {fault.field}" if fault.field else where, fault.description)
@@ -106,10 +133,10 @@ def _metadata(top: Fields, kind: str) -> tuple[str, str, dict[str, str], dict[st
             "selfLink": ("",),
         },
     )
-    form = DNS_LABEL if kind == "Service" else DNS_SUBDOMAIN
-    what = "a DNS name of lower-case letters, digits and '-'" + ("" if kind == "Service" else " or '.'")
-    name = meta.text("name", required=True, form=form, what=what)
-    namespace = meta.text("namespace", "default", form=DNS_LABEL, what="a DNS label") or "default"
+    label = kind in ("Service", "Namespace")
+    what = "a DNS name of lower-case letters, digits and '-'" + ("" if label else " or '.'")
+    name = meta.text("name", required=True, form=DNS_LABEL if label else DNS_SUBDOMAIN, what=what)
+    namespace = _namespace(meta, kind)
     if kind == "Pod" and len(name) + len(namespace) > _NAMES_LIMIT:
         # The pod's folder of logs is called NAMESPACE_NAME_UID, and NAME_MAX is 255.
         meta.fault("name", f"with its namespace has more than {_NAMES_LIMIT} characters")
@@ -118,3 +145,16 @@ def _metadata(top: Fields, kind: str) -> tuple[str, str, dict[str, str], dict[st
     if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT_BYTES:
         meta.fault("annotations", f"hold more than {_ANNOTATIONS_LIMIT_BYTES} bytes")
     return name, namespace, labels, annotations
+
+
+def _namespace(meta: Fields, kind: str) -> str:
+    if kind == "Namespace":
+        if meta.raw("namespace"):
+            meta.fault("namespace", "must not be given: a Namespace lies in none")
+        return ""
+    return meta.text("namespace", "default", form=DNS_LABEL, what="a DNS label") or "default"
+
+
+def kinds_told() -> str:
+    """List the kinds for a message."""
+    return f"{', '.join(KINDS[:-1])} and {KINDS[-1]}"

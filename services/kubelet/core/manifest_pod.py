@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.kubelet.core.fields import DNS_LABEL, Faults, Fields
+from services.kubelet.core.fields import DNS_LABEL, DNS_SUBDOMAIN, Faults, Fields
+from services.kubelet.core.manifest_config import read_secret_names
 from services.kubelet.core.manifest_container import read_container
 from services.kubelet.core.manifest_probe import MAX_SECONDS
 from services.kubelet.core.manifest_volume import read_volume
@@ -17,17 +18,14 @@ from services.kubelet.core.model import PodSpec, RestartPolicy
 _LATER: dict[str, tuple[Any, ...]] = {
     "activeDeadlineSeconds": (),
     "affinity": ({},),
-    "automountServiceAccountToken": (False,),
     "dnsConfig": ({},),
     "dnsPolicy": ("ClusterFirst", "Default"),
-    "enableServiceLinks": (False,),
     "ephemeralContainers": ([],),
     "hostAliases": ([],),
     "hostIPC": (False,),
     "hostNetwork": (False,),
     "hostPID": (False,),
     "hostUsers": (True,),
-    "imagePullSecrets": ([],),
     "initContainers": ([],),
     "nodeName": ("",),
     "nodeSelector": ({},),
@@ -43,8 +41,6 @@ _LATER: dict[str, tuple[Any, ...]] = {
     "schedulerName": ("", "default-scheduler"),
     "schedulingGates": ([],),
     "securityContext": ({},),
-    "serviceAccount": ("",),
-    "serviceAccountName": ("",),
     "setHostnameAsFQDN": (False,),
     "shareProcessNamespace": (False,),
     "subdomain": ("",),
@@ -59,7 +55,18 @@ def read_pod_spec(value: Any, faults: Faults) -> PodSpec:
         value,
         "spec",
         faults,
-        known=("containers", "volumes", "restartPolicy", "terminationGracePeriodSeconds", "hostname"),
+        known=[
+            "containers",
+            "volumes",
+            "restartPolicy",
+            "terminationGracePeriodSeconds",
+            "hostname",
+            "enableServiceLinks",
+            "imagePullSecrets",
+            "serviceAccount",
+            "serviceAccountName",
+            "automountServiceAccountToken",
+        ],
         later=_LATER,
     )
     volumes = tuple(read_volume(item, path, faults) for item, path in spec.items("volumes"))
@@ -78,4 +85,20 @@ def read_pod_spec(value: Any, faults: Faults) -> PodSpec:
             "terminationGracePeriodSeconds", 30, low=0, high=MAX_SECONDS
         ),
         hostname=spec.text("hostname", form=DNS_LABEL, what="a DNS label"),
+        enable_service_links=spec.flag("enableServiceLinks", default=True),
+        image_pull_secrets=read_secret_names(spec, "imagePullSecrets"),
+        service_account_name=_service_account(spec),
+        automount_service_account_token=(
+            spec.flag("automountServiceAccountToken") if spec.has("automountServiceAccountToken") else None
+        ),
     )
+
+
+def _service_account(spec: Fields) -> str:
+    """Read `serviceAccountName`, and its old name `serviceAccount`, which must not say another one."""
+    what = "a DNS name"
+    name = spec.text("serviceAccountName", form=DNS_SUBDOMAIN, what=what)
+    old = spec.text("serviceAccount", form=DNS_SUBDOMAIN, what=what)
+    if name and old and name != old:
+        spec.fault("serviceAccount", "differs from serviceAccountName, whose old name it is")
+    return name or old or "default"

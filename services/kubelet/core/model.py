@@ -14,6 +14,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NewType
 
+from services.kubelet.core.brought import EnvFrom, EnvSource, ImageSource, Projected
+
 PodUid = NewType("PodUid", str)
 ContainerId = NewType("ContainerId", str)
 SandboxId = NewType("SandboxId", str)
@@ -58,10 +60,14 @@ class Protocol(Enum):
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:
-    """One environment variable; `value` has its references `$(NAME)` still in it."""
+    """One environment variable; `value` has its references `$(NAME)` still in it.
+
+    With a `source` the value comes from there.
+    """
 
     name: str
     value: str = ""
+    source: EnvSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +81,19 @@ class ContainerPort:
 
 @dataclass(frozen=True, slots=True)
 class VolumeMount:
-    """Where a volume appears in a container."""
+    """Where a volume appears in a container.
+
+    `sub_path` is relative; as an expression its references `$(NAME)` are still in it.
+    `propagation` and `recursive_read_only` are as Kubernetes writes them.
+    """
 
     name: str
     mount_path: str
     read_only: bool = False
+    sub_path: str = ""
+    sub_path_is_expression: bool = False
+    propagation: str = "None"
+    recursive_read_only: str = "Disabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +165,7 @@ class Container:
     args: tuple[str, ...] = ()
     working_dir: str = ""
     env: tuple[EnvVar, ...] = ()
+    env_from: tuple[EnvFrom, ...] = ()
     ports: tuple[ContainerPort, ...] = ()
     resources: Resources = Resources()
     volume_mounts: tuple[VolumeMount, ...] = ()
@@ -164,14 +179,24 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class EmptyDir:
-    """A directory that lives as long as the pod, on the node's disk."""
+    """A directory that lives as long as the pod: on the node's disk, or with `memory` in a tmpfs.
+
+    `size_limit_bytes` is None where the manifest says nothing.
+    """
+
+    memory: bool = False
+    size_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostPath:
-    """A path of the node, which must exist."""
+    """A path of the node, which must exist; `type` says what must be there, or what is made."""
 
     path: str
+    type: str = ""
+
+
+VolumeSource = EmptyDir | HostPath | Projected | ImageSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +204,7 @@ class Volume:
     """A volume of a pod."""
 
     name: str
-    source: EmptyDir | HostPath
+    source: VolumeSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +216,10 @@ class PodSpec:
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     termination_grace_period_seconds: int = 30
     hostname: str = ""
+    enable_service_links: bool = True
+    image_pull_secrets: tuple[str, ...] = ()
+    service_account_name: str = "default"
+    automount_service_account_token: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +287,48 @@ class Secret:
     def key(self) -> ObjectKey:
         """Name it among objects."""
         return ObjectKey("Secret", self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """A ServiceAccount as stored. Pods that name it use its pull secrets when they have none of their own."""
+
+    uid: str
+    namespace: str
+    name: str
+    image_pull_secrets: tuple[str, ...] = ()
+    automount_token: bool | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    creation_time: datetime | None = None
+    revision: int = 0
+
+    @property
+    def key(self) -> ObjectKey:
+        """Name it among objects."""
+        return ObjectKey("ServiceAccount", self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A Namespace as stored; it lies in none itself."""
+
+    uid: str
+    name: str
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    creation_time: datetime | None = None
+    revision: int = 0
+
+    @property
+    def namespace(self) -> str:
+        """Return "": a namespace lies in none."""
+        return ""
+
+    @property
+    def key(self) -> ObjectKey:
+        """Name it among objects."""
+        return ObjectKey("Namespace", "", self.name)
 
 
 class ServiceType(Enum):

@@ -9,21 +9,27 @@ from typing import Any
 
 from services.kubelet.core import quantity
 from services.kubelet.core.model import (
+    ConfigMap,
     Container,
     EmptyDir,
     ExecAction,
     GrpcCheck,
+    HostPath,
+    Namespace,
     Pod,
     PodSpec,
     Probe,
     ProbeAction,
     Resources,
+    Secret,
     Service,
+    ServiceAccount,
     TcpSocket,
     Volume,
 )
 
 Json = dict[str, Any]
+Named = Pod | Service | ConfigMap | Secret | ServiceAccount | Namespace
 
 
 def rfc3339(moment: datetime | None) -> str | None:
@@ -33,7 +39,7 @@ def rfc3339(moment: datetime | None) -> str | None:
 
 def pod(value: Pod, status: Mapping[str, Any] | None = None) -> Json:
     """Write a pod, with its status where there is one."""
-    meta = _metadata(value)
+    meta = metadata(value)
     if value.deletion_time:
         meta["deletionTimestamp"] = rfc3339(value.deletion_time)
         meta["deletionGracePeriodSeconds"] = value.deletion_grace_seconds
@@ -53,8 +59,9 @@ def portable(value: Pod) -> str:
     return json.dumps({"created": created, "body": json.dumps(body)}, separators=(",", ":"))
 
 
-def _metadata(value: Pod | Service) -> Json:
-    return _kept(
+def metadata(value: Named) -> Json:
+    """Write an object's metadata."""
+    return kept(
         {
             "name": value.name,
             "namespace": value.namespace,
@@ -67,26 +74,30 @@ def _metadata(value: Pod | Service) -> Json:
     )
 
 
-def _kept(values: Json) -> Json:
+def kept(values: Json) -> Json:
     """Leave out what is empty; false and zero stay."""
     return {key: value for key, value in values.items() if value is not None and value not in ("", [], {})}
 
 
 def pod_spec(spec: PodSpec) -> Json:
     """Write a pod's spec."""
-    return _kept(
+    return kept(
         {
             "containers": [_container(container) for container in spec.containers],
             "volumes": [_volume(volume) for volume in spec.volumes],
             "restartPolicy": spec.restart_policy.value,
             "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
             "hostname": spec.hostname,
+            "enableServiceLinks": None if spec.enable_service_links else False,
+            "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
+            "serviceAccountName": spec.service_account_name if spec.service_account_name != "default" else "",
+            "automountServiceAccountToken": spec.automount_service_account_token,
         }
     )
 
 
 def _container(value: Container) -> Json:
-    made = _kept(
+    made = kept(
         {
             "name": value.name,
             "image": value.image,
@@ -96,7 +107,7 @@ def _container(value: Container) -> Json:
             "workingDir": value.working_dir,
             "env": [{"name": item.name, "value": item.value} for item in value.env],
             "ports": [
-                _kept({"name": p.name, "containerPort": p.container_port, "protocol": p.protocol.value})
+                kept({"name": p.name, "containerPort": p.container_port, "protocol": p.protocol.value})
                 for p in value.ports
             ],
             "resources": _resources(value.resources),
@@ -114,14 +125,14 @@ def _container(value: Container) -> Json:
 
 def _resources(value: Resources) -> Json:
     def amounts(cpu: int | None, memory: int | None) -> Json:
-        return _kept(
+        return kept(
             {
                 "cpu": quantity.format_millicores(cpu) if cpu is not None else None,
                 "memory": quantity.format_bytes(memory) if memory is not None else None,
             }
         )
 
-    return _kept(
+    return kept(
         {
             "requests": amounts(value.cpu_request_millicores, value.memory_request_bytes),
             "limits": amounts(value.cpu_limit_millicores, value.memory_limit_bytes),
@@ -146,9 +157,9 @@ def _action(value: ProbeAction) -> Json:
     if isinstance(value, ExecAction):
         return {"exec": {"command": list(value.command)}}
     if isinstance(value, TcpSocket):
-        return {"tcpSocket": _kept({"port": value.port, "host": value.host})}
+        return {"tcpSocket": kept({"port": value.port, "host": value.host})}
     if isinstance(value, GrpcCheck):
-        return {"grpc": _kept({"port": value.port, "service": value.service})}
+        return {"grpc": kept({"port": value.port, "service": value.service})}
     headers = [{"name": name, "value": text} for name, text in value.headers]
     get = {
         "port": value.port,
@@ -157,24 +168,25 @@ def _action(value: ProbeAction) -> Json:
         "host": value.host,
         "httpHeaders": headers,
     }
-    return {"httpGet": _kept(get)}
+    return {"httpGet": kept(get)}
 
 
 def _volume(value: Volume) -> Json:
     if isinstance(value.source, EmptyDir):
         return {"name": value.name, "emptyDir": {}}
+    assert isinstance(value.source, HostPath), "other volumes are refused"
     return {"name": value.name, "hostPath": {"path": value.source.path}}
 
 
 def service(value: Service) -> Json:
     """Write a service."""
-    spec = _kept(
+    spec = kept(
         {
             "type": value.type.value,
             "clusterIP": value.cluster_ip or "None",
             "selector": dict(value.selector),
             "ports": [
-                _kept(
+                kept(
                     {
                         "name": p.name,
                         "protocol": p.protocol.value,
@@ -195,7 +207,7 @@ def service(value: Service) -> Json:
     )
     if value.publish_not_ready_addresses:
         spec["publishNotReadyAddresses"] = True
-    return {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(value), "spec": spec}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(value), "spec": spec}
 
 
 def differences(before: Any, after: Any, path: str = "spec") -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.kubelet.core.model import Container, EmptyDir, Pod, PodUid
+from services.kubelet.core.model import Container, EmptyDir, HostPath, Pod, PodUid
 
 HOSTS_PATH = "/etc/hosts"
 
@@ -65,7 +65,11 @@ def mounts(state: Path, pod: Pod, container: Container) -> list[Mount]:
     found = []
     for mount in container.volume_mounts:
         source = sources[mount.name]
-        path = str(empty_dir(state, pod.uid, mount.name)) if isinstance(source, EmptyDir) else source.path
+        if isinstance(source, EmptyDir):
+            path = str(empty_dir(state, pod.uid, mount.name))
+        else:
+            assert isinstance(source, HostPath), "other volumes are refused"
+            path = source.path
         found.append(Mount(path, mount.mount_path, mount.read_only))
     if all(mount.container_path != HOSTS_PATH for mount in found):
         found.append(Mount(str(hosts_file(state, pod.uid)), HOSTS_PATH))

@@ -96,12 +96,12 @@ class Database:
         return False
 
     def _create(self) -> None:
-        # Specs hold values of environments: nobody else may read them.
-        os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        _make_private(self._path)
         schema.migrate(self._connect())
 
     def _read(self) -> Content:
         schema.inspect(self._path)
+        self._path.chmod(0o600)
         try:
             connection = self._connect()
             present = schema.version(connection)
@@ -129,9 +129,11 @@ class Database:
 
     def _copy(self, connection: sqlite3.Connection, target: Path) -> None:
         """Keep a file of an older version beside, as it was."""
+        with suppress(FileExistsError):
+            _make_private(target)
+        target.chmod(0o600)
         with closing(sqlite3.connect(target)) as copy:
             connection.backup(copy)
-        target.chmod(0o600)
 
     def _set_aside(self, stamp: str) -> str:
         """Rename the file and its companions; a name that is taken gets a number."""
@@ -230,3 +232,8 @@ class Database:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file for us alone: secrets and the values of environments will be in it."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

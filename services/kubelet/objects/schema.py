@@ -15,7 +15,7 @@ import sqlite3
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 VERSION = 3
@@ -74,7 +74,8 @@ class Row:
     created: str
     deleted: str | None
     grace: int | None
-    body: str
+    # A Secret's holds its values.
+    body: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,19 @@ from services.kubelet.core import manifest, render
 from services.kubelet.core.allocate import Ranges, Taken, allocate
 from services.kubelet.core.manifest import Draft
 from services.kubelet.core.manifest_service import HEADLESS, ServiceDraft
-from services.kubelet.core.model import ObjectKey, Pod, PodSpec, PodUid, Service
+from services.kubelet.core.model import (
+    Namespace,
+    ObjectKey,
+    Pod,
+    PodSpec,
+    PodUid,
+    Service,
+    ServiceAccount,
+)
 from services.kubelet.errors import ManifestError, ObjectTerminatingError, StoreError, StoreFullError
+from services.kubelet.objects import config
 from services.kubelet.objects.backup import Backup
+from services.kubelet.objects.config import DEFAULT, ConfigObject
 from services.kubelet.objects.database import Database
 from services.kubelet.objects.schema import Row
 
@@ -40,7 +50,7 @@ _APPLY = failpoints.step("store.apply")
 _DELETE = failpoints.step("store.delete")
 _FINALIZE = failpoints.step("store.finalize")
 _MAINTAIN_SECONDS = 5.0
-StoredObject = Pod | Service
+StoredObject = Pod | Service | ConfigObject
 
 
 class Result(Enum):
@@ -106,6 +116,8 @@ class ObjectStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="objects")
         self.pod_hub: WatchHub[Pod] = WatchHub(run_id)
         self.service_hub: WatchHub[Service] = WatchHub(run_id)
+        # By `str(ObjectKey)`: what pods name and bring in.
+        self.config_hub: WatchHub[ConfigObject] = WatchHub(run_id)
 
     @property
     def revision(self) -> int:
@@ -256,7 +268,25 @@ class ObjectStore:
         found = [
             e.value for k, e in self._entries.items() if k.kind == kind and namespace in ("", k.namespace)
         ]
+        found += self._implied(kind, namespace)
         return sorted(found, key=lambda value: (value.namespace, value.name))
+
+    def find(self, key: ObjectKey) -> StoredObject | None:
+        """Return one object, also one that is there without being stored; None when there is none."""
+        entry = self._entries.get(key)
+        implied = (value for value in self._implied(key.kind, key.namespace) if value.name == key.name)
+        return entry.value if entry else next(implied, None)
+
+    def _implied(self, kind: str, namespace: str) -> list[StoredObject]:
+        """Return what is there without being stored: namespaces in use, and each one's default account."""
+        if kind == "Namespace":
+            names = [name for name in self.namespaces() if ObjectKey(kind, "", name) not in self._entries]
+            return [Namespace(_implied_uid(kind, "", name), name) for name in names]
+        if kind != "ServiceAccount":
+            return []
+        places = [namespace] if namespace else self.namespaces()
+        bare = [place for place in places if ObjectKey(kind, place, DEFAULT) not in self._entries]
+        return [ServiceAccount(_implied_uid(kind, place, DEFAULT), place, DEFAULT) for place in bare]
 
     def pods(self) -> Sequence[Pod]:
         """Return every pod, those being deleted too."""
@@ -273,9 +303,19 @@ class ObjectStore:
         self._new.discard(uid)
         return True
 
+    def service_account(self, namespace: str, name: str) -> ServiceAccount | None:
+        """Return a ServiceAccount; `default` is in every namespace."""
+        found = self.find(ObjectKey("ServiceAccount", namespace, name))
+        return found if isinstance(found, ServiceAccount) else None
+
     def services(self) -> Sequence[Service]:
         """Return every service."""
         return list(self.service_hub.snapshot().values())
+
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that were declared or hold something, and `default`."""
+        declared = {key.name for key in self._entries if key.kind == "Namespace"}
+        return sorted(declared | {key.namespace for key in self._entries if key.namespace} | {DEFAULT})
 
     async def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
         """Yield the UID and the cause (a `traceparent`) of each pod that changed, the present ones first."""
@@ -351,6 +391,9 @@ class ObjectStore:
                 upserts.append(planned[draft.key])
         if faults:
             raise ManifestError(faults, source)
+        faults += _unknown_accounts(upserts, planned)
+        if faults:
+            raise ManifestError(faults, source)
         gone = self._missing(drafts, origin) if origin else []
         return _Change(tuple(upserts), (*terminating, *gone), (), tuple(applied))
 
@@ -363,9 +406,14 @@ class ObjectStore:
     def _complete(
         self, draft: Draft, present: Entry | None, planned: Mapping[ObjectKey, Entry], origin: str
     ) -> tuple[StoredObject | None, list[FieldViolation]]:
-        if isinstance(draft.spec, ServiceDraft):
-            return self._complete_service(draft, draft.spec, present, planned)
-        return self._complete_pod(draft, draft.spec, present, origin)
+        match draft.spec:
+            case ServiceDraft():
+                return self._complete_service(draft, draft.spec, present, planned)
+            case PodSpec():
+                return self._complete_pod(draft, draft.spec, present, origin)
+            case _:
+                before = present.value if present else None
+                return config.complete(draft, draft.spec, before, self._clock.now())
 
     def _complete_pod(
         self, draft: Draft, spec: PodSpec, present: Entry | None, origin: str
@@ -412,7 +460,7 @@ class ObjectStore:
         return _service(draft, complete, before, self._clock.now()), faults
 
     def _marked(self, entry: Entry, grace: int | None) -> Entry:
-        """Return a pod as it is once deleted; a service does not change."""
+        """Return a pod as it is once deleted; anything else does not change."""
         value = entry.value
         if not isinstance(value, Pod):
             return entry
@@ -429,7 +477,8 @@ class ObjectStore:
     ) -> list[ObjectKey]:
         """Delete objects; pods get their deletion time. Returns those that existed. May be repeated.
 
-        Raises `ManifestError` for an object that a file of the manifest directory holds.
+        With a namespace goes everything in it. Raises `ManifestError` for an object that a file
+        of the manifest directory holds.
         """
         return await self._to_its_end(self._delete(keys, grace_seconds, traceparent))
 
@@ -437,18 +486,28 @@ class ObjectStore:
         self, keys: Sequence[ObjectKey], grace_seconds: int | None, traceparent: str
     ) -> list[ObjectKey]:
         async with self._lock:
-            found = [key for key in dict.fromkeys(keys) if key in self._entries]
-            held = [key for key in found if self._entries[key].origin]
-            if held:
-                what = "it belongs to the manifest directory; remove it from {} instead"
-                raise ManifestError(
-                    [FieldViolation(str(key), what.format(self._entries[key].origin)) for key in held]
-                )
+            there = [key for key in dict.fromkeys(keys) if key in self._entries or self._within(key)]
+            wanted = dict.fromkeys([*there, *(inner for key in there for inner in self._within(key))])
+            found = [key for key in wanted if key in self._entries]
+            self._refuse_held(there, found)
             marked = [self._marked(self._entries[key], grace_seconds) for key in found]
             pods = [e for e in marked if isinstance(e.value, Pod) and e != self._entries[e.value.key]]
-            services = tuple(e.value.key for e in marked if isinstance(e.value, Service))
-            await self._commit(_Change((), tuple(pods), services, ()), traceparent, _DELETE)
-            return found
+            others = tuple(e.value.key for e in marked if not isinstance(e.value, Pod))
+            await self._commit(_Change((), tuple(pods), others, ()), traceparent, _DELETE)
+            return there
+
+    def _within(self, key: ObjectKey) -> list[ObjectKey]:
+        """Return what goes with a namespace; nothing for another kind."""
+        return [k for k in self._entries if key.kind == "Namespace" and k.namespace == key.name]
+
+    def _refuse_held(self, keys: Sequence[ObjectKey], found: Sequence[ObjectKey]) -> None:
+        what = "it belongs to the manifest directory; remove it from {} instead"
+        held = [key for key in found if self._entries[key].origin]
+        faults = [FieldViolation(str(key), what.format(self._entries[key].origin)) for key in held]
+        if ObjectKey("Namespace", "", DEFAULT) in keys:
+            faults.append(FieldViolation("namespace/default", "it cannot be deleted"))
+        if faults:
+            raise ManifestError(faults)
 
     async def delete_origin(self, origin: str) -> None:
         """Delete everything that came from a file."""
@@ -489,7 +548,7 @@ class ObjectStore:
         """Write a change, then show it. Raises `StoreFullError`, `StoreError`; then nothing was changed."""
         deletes = [
             *change.deletes,
-            *(e.value.key for e in change.terminating if isinstance(e.value, Service)),
+            *(e.value.key for e in change.terminating if not isinstance(e.value, Pod)),
         ]
         changed = [*change.upserts, *(e for e in change.terminating if isinstance(e.value, Pod))]
         if not changed and not deletes:
@@ -539,17 +598,42 @@ class ObjectStore:
         self._unread = tuple(
             row for row in self._unread if ObjectKey(row.kind, row.namespace, row.name) != key
         )
-        if isinstance(entry.value, Pod):
-            self.pod_hub.upsert(entry.value.uid, entry.value, traceparent)
-        else:
-            self.service_hub.upsert(entry.value.uid, entry.value, traceparent)
+        match entry.value:
+            case Pod():
+                self.pod_hub.upsert(entry.value.uid, entry.value, traceparent)
+            case Service():
+                self.service_hub.upsert(entry.value.uid, entry.value, traceparent)
+            case _:
+                self.config_hub.upsert(str(key), entry.value, traceparent)
 
     def _hide(self, key: ObjectKey, traceparent: str) -> None:
         entry = self._entries.pop(key, None)
-        if entry is not None:
-            hub: WatchHub[Any] = self.pod_hub if key.kind == "Pod" else self.service_hub
-            hub.delete(entry.value.uid, traceparent)
-            self._new.discard(PodUid(entry.value.uid))
+        match entry.value if entry is not None else None:
+            case None:
+                return
+            case Pod(uid=uid):
+                self.pod_hub.delete(uid, traceparent)
+                self._new.discard(uid)
+            case Service(uid=service_uid):
+                self.service_hub.delete(service_uid, traceparent)
+            case _:
+                self.config_hub.delete(str(key), traceparent)
+
+
+def _implied_uid(kind: str, namespace: str, name: str) -> str:
+    """Return the UID of an object that nobody stored: the same each time."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{kind}/{namespace}/{name}"))
+
+
+def _unknown_accounts(upserts: Sequence[Entry], planned: Mapping[ObjectKey, Entry]) -> list[FieldViolation]:
+    """Refuse new pods whose service account is not there, as the API server's admission does."""
+    faults = []
+    for pod in (entry.value for entry in upserts if isinstance(entry.value, Pod)):
+        name = pod.spec.service_account_name
+        if name != DEFAULT and ObjectKey("ServiceAccount", pod.namespace, name) not in planned:
+            what = f"there is no serviceaccount/{name} in namespace {pod.namespace}; apply it first"
+            faults.append(FieldViolation(f"Pod {pod.name}: spec.serviceAccountName", what))
+    return faults
 
 
 def _owned_by_another(present: Entry, draft: Draft, origin: str, taken_back: bool) -> FieldViolation | None:
@@ -607,8 +691,8 @@ def _service(draft: Draft, spec: ServiceDraft, before: Service | None, now: date
 def _row(entry: Entry) -> Row:
     value = entry.value
     pod = value if isinstance(value, Pod) else None
-    body = render.pod(value) if isinstance(value, Pod) else render.service(value)
-    asked = {"name": value.name, "namespace": value.namespace}
+    body = _body(value)
+    asked = {"name": value.name} | ({"namespace": value.namespace} if value.namespace else {})
     asked |= {name: body["metadata"][name] for name in ("labels", "annotations") if name in body["metadata"]}
     return Row(
         kind=value.key.kind,
@@ -624,6 +708,16 @@ def _row(entry: Entry) -> Row:
     )
 
 
+def _body(value: StoredObject) -> dict[str, Any]:
+    match value:
+        case Pod():
+            return render.pod(value)
+        case Service():
+            return render.service(value)
+        case _:
+            return config.body(value)
+
+
 def _entry(row: Row) -> Entry:
     drafts, faults = manifest.read(row.body.encode())
     if faults:
@@ -632,6 +726,10 @@ def _entry(row: Row) -> Entry:
     if isinstance(draft.spec, ServiceDraft):
         made = _service(draft, draft.spec, None, created)
         return Entry(replace(made, uid=row.uid, revision=row.revision), row.origin)
+    if not isinstance(draft.spec, PodSpec):
+        value, _ = config.complete(draft, draft.spec, None, created)
+        assert value is not None, "only a change can be refused"
+        return Entry(replace(value, uid=row.uid, revision=row.revision), row.origin)
     pod = Pod(
         uid=PodUid(row.uid),
         namespace=row.namespace,

@@ -13,8 +13,9 @@ from services.common import telemetry, telemetry_names
 from services.common.clock import Clock
 from services.common.watch import Bookmark, Deleted
 from services.kubelet.core import manifest, render
-from services.kubelet.core.model import ObjectKey, Protocol, Service, ServicePort, ServiceType
+from services.kubelet.core.model import ObjectKey, Pod, Protocol, Service, ServicePort, ServiceType
 from services.kubelet.errors import ObjectNotFoundError, request_invalid
+from services.kubelet.objects import config
 from services.kubelet.objects.store import Applied, ObjectStore, Result, StoredObject
 
 StatusOf = Callable[[str], Mapping[str, Any] | None]
@@ -64,10 +65,10 @@ class ObjectServicer(pb_grpc.ObjectServiceServicer):
     async def GetObject(self, request: pb.GetObjectRequest, context: Any) -> pb.GetObjectResponse:
         """Return one object with its status."""
         key = _key(request.ref, "ref")
-        entry = self._store.get(key)
-        if entry is None:
+        value = self._store.find(key)
+        if value is None:
             raise ObjectNotFoundError(key.kind, key.namespace, key.name)
-        return pb.GetObjectResponse(object=self._json(entry.value))
+        return pb.GetObjectResponse(object=self._json(value))
 
     async def ListObjects(self, request: pb.ListObjectsRequest, context: Any) -> pb.ListObjectsResponse:
         """List objects of a kind that carry the labels."""
@@ -79,9 +80,15 @@ class ObjectServicer(pb_grpc.ObjectServiceServicer):
         )
 
     def _json(self, value: StoredObject) -> bytes:
-        if isinstance(value, Service):
-            return json.dumps(render.service(value)).encode()
-        return json.dumps(render.pod(value, self._status_of(value.uid) or {"phase": "Pending"})).encode()
+        """Write an object for whoever asks: no value of a Secret leaves the kubelet."""
+        match value:
+            case Service():
+                made = render.service(value)
+            case Pod():
+                made = render.pod(value, self._status_of(value.uid) or {"phase": "Pending"})
+            case _:
+                made = config.shown(value)
+        return json.dumps(made).encode()
 
     async def WatchServices(
         self, request: pb.WatchServicesRequest, context: Any
@@ -113,14 +120,16 @@ def _applied(item: Applied, *, dry_run: bool) -> pb.AppliedObject:
 
 def _kind(kind: str, field: str) -> str:
     if kind not in manifest.KINDS:
-        raise request_invalid(field, f"{kind!r} is not known; Tripod has {' and '.join(manifest.KINDS)}")
+        raise request_invalid(field, f"{kind!r} is not known; Tripod has {manifest.kinds_told()}")
     return kind
 
 
 def _key(ref: pb.ObjectRef, field: str) -> ObjectKey:
     if not ref.name:
         raise request_invalid(f"{field}.name", "must not be empty")
-    return ObjectKey(_kind(ref.kind, f"{field}.kind"), ref.namespace or "default", ref.name)
+    kind = _kind(ref.kind, f"{field}.kind")
+    namespace = (ref.namespace or "default") if kind in manifest.NAMESPACED else ""
+    return ObjectKey(kind, namespace, ref.name)
 
 
 def _ref(key: ObjectKey) -> pb.ObjectRef:

@@ -225,3 +225,90 @@ async def test_a_pod_is_a_pod(tmp_path: Path) -> None:
         listed = store.listing("Pod")
         assert [value.name for value in listed] == ["a", "b"]
         assert all(isinstance(value, Pod) for value in listed)
+
+
+def named(kind: str, name: str, namespace: str = "", **fields: object) -> dict[str, object]:
+    """Write an object of any kind."""
+    place = {"namespace": namespace} if namespace else {}
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, **place}, **fields}
+
+
+async def test_config_objects_survive_a_restart_with_their_values(tmp_path: Path) -> None:
+    """What pods name is stored as pods are; the files are for us alone."""
+    secret = named("Secret", "key", stringData={"password": "hunter2"})
+    everything = manifest(
+        named("Namespace", "shop"),
+        named("ConfigMap", "settings", "shop", data={"a": "1"}, binaryData={"b": "/w=="}),
+        named("ServiceAccount", "robot", imagePullSecrets=[{"name": "r"}]),
+        secret,
+    )
+    async with opened(tmp_path / "db") as store:
+        await store.apply(everything)
+        before = [store.listing(kind) for kind in ("Namespace", "ConfigMap", "ServiceAccount", "Secret")]
+        await store.maintain()
+    async with opened(tmp_path / "db") as store:
+        after = [store.listing(kind) for kind in ("Namespace", "ConfigMap", "ServiceAccount", "Secret")]
+        again = await store.apply(everything)
+
+        assert before == after
+        assert {item.result for item in again} == {Result.UNCHANGED}
+        assert _open_to_others(tmp_path) == []
+
+
+async def test_a_change_of_a_config_object_is_told(tmp_path: Path) -> None:
+    """Whoever watches hears of changes and of the end."""
+    key = ObjectKey("ConfigMap", "default", "settings")
+    async with opened(tmp_path / "db") as store:
+        await store.apply(manifest(named("ConfigMap", "settings", data={"a": "1"})))
+        await store.apply(manifest(named("ConfigMap", "settings", data={"a": "2"})))
+        seen = await anext(store.config_hub.watch())
+        await store.delete([key], grace_seconds=None)
+
+        assert isinstance(seen, Upserted)
+        assert seen.key == str(key)
+        assert store.find(key) is None
+        assert not store.config_hub.snapshot()
+
+
+async def test_a_namespace_goes_with_everything_in_it(tmp_path: Path) -> None:
+    """Its pods stop first, the rest goes at once, other namespaces stay."""
+    async with opened(tmp_path / "db") as store:
+        inside = pod()
+        inside["metadata"] = {"name": "web", "namespace": "shop"}
+        await store.apply(
+            manifest(
+                named("Namespace", "shop"), inside, pod("other"), named("Secret", "key", "shop"), service()
+            )
+        )
+        found = await store.delete([ObjectKey("Namespace", "", "shop")], grace_seconds=None)
+        again = await store.delete([ObjectKey("Namespace", "", "never")], grace_seconds=None)
+        (left,) = (p for p in store.pods() if p.namespace == "shop")
+
+        assert found == [ObjectKey("Namespace", "", "shop")]
+        assert again == []
+        assert left.deletion_time is not None
+        assert store.listing("Secret") == []
+        assert len(store.listing("Service")) == 1
+        assert store.namespaces() == ["default", "shop"]
+        with pytest.raises(ManifestError):
+            await store.delete([ObjectKey("Namespace", "", "default")], grace_seconds=None)
+
+
+async def test_a_pod_needs_its_service_account(tmp_path: Path) -> None:
+    """`default` is always there; another one must be, or come with the pod."""
+    wants = pod()
+    wants["spec"] = {**wants["spec"], "serviceAccountName": "robot"}  # type: ignore[dict-item]  # a mapping
+    async with opened(tmp_path / "db") as store:
+        with pytest.raises(ManifestError) as refused:
+            await store.apply(manifest(wants))
+        await store.apply(manifest(wants, named("ServiceAccount", "robot"), pod("plain")))
+        names = [value.name for value in store.listing("ServiceAccount", "default")]
+
+        assert [fault.field for fault in refused.value.violations] == ["Pod web: spec.serviceAccountName"]
+        assert names == ["default", "robot"]
+        assert store.service_account("elsewhere", "robot") is None
+        assert store.service_account("elsewhere", "default") is not None
+
+
+def _open_to_others(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.stat().st_mode & 0o077]
