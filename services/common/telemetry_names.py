@@ -1,7 +1,8 @@
 """Every name of a span and of an attribute that Tripod makes; docs/telemetry.md explains them.
 
 Names have few values: what varies goes into attributes. Spans of RPCs are named
-after the method, those of engine calls `docker <resource>.<verb>`.
+after the method, those of engine calls `docker <resource>.<verb>`,
+those of calls to a Kubernetes API server `kube <verb> <resource>`.
 """
 
 from __future__ import annotations
@@ -58,4 +59,4 @@ PHASES = frozenset(
 
 def known(name: str) -> bool:
     """Tell whether a span may have this name."""
-    return name in PHASES or name.startswith("docker ") or "/" in name
+    return name in PHASES or name.startswith(("docker ", "kube ")) or "/" in name
