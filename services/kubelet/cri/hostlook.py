@@ -31,7 +31,10 @@ def look(owner: str, pause_image: str, api_version: str, info: Mapping[str, Any]
         recursive_read_only=engineapi.available(engineapi.RECURSIVE_READ_ONLY, api_version)
         and _kernel() >= _RECURSIVE_KERNEL,
         confinement=Confinement(
-            grantable, apparmor=any("name=apparmor" in option for option in systems), devices=tuple(devices())
+            grantable,
+            apparmor=any("name=apparmor" in option for option in systems),
+            selinux=any("name=selinux" in option for option in systems),
+            devices=tuple(devices()),
         ),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         default_runtime=str(info.get("DefaultRuntime") or ""),

@@ -39,6 +39,7 @@ class Confinement:
 
     grantable: tuple[str, ...] | None = None
     apparmor: bool = False
+    selinux: bool = False
     devices: tuple[str, ...] = field(default=())
 
 
@@ -65,7 +66,7 @@ def container(
         "CapDrop": [_plain(name) for name in context.capabilities.drop_capabilities],
         "SecurityOpt": [*_no_new_privileges(context), *_seccomp(context, seccomp_profile)],
     }
-    made["SecurityOpt"] += _apparmor(context, host)
+    made["SecurityOpt"] += [*_apparmor(context, host), *_selinux(context.selinux_options, host)]
     # None given means the engine's own; the CRI's caller sends the list that it wants.
     if context.masked_paths:
         made["MaskedPaths"] = list(context.masked_paths)
@@ -161,6 +162,15 @@ def _apparmor_name(context: pb.LinuxContainerSecurityContext) -> str:
     if not context.apparmor.localhost_ref:
         raise invalid(f"{_FIELD}.apparmor.localhost_ref", "must not be empty")
     return context.apparmor.localhost_ref.removeprefix("localhost/")
+
+
+def _selinux(options: pb.SELinuxOption, host: Confinement) -> list[str]:
+    """Return the parts of an SELinux context that are asked for."""
+    parts = {name: getattr(options, name) for name in ("user", "role", "type", "level")}
+    asked = [f"label={name}:{value}" for name, value in parts.items() if value]
+    if asked and not host.selinux:
+        raise unsupported(f"{_FIELD}.selinux_options", "SELinux is not enabled on the host")
+    return asked
 
 
 def user(context: pb.LinuxContainerSecurityContext) -> str:

@@ -14,6 +14,7 @@ from services.kubelet.cri.security import Confinement
 FREE = Confinement()
 TIGHT = Confinement(("CHOWN", "KILL"), devices=("/dev/null",))
 ARMOURED = Confinement(apparmor=True)
+LABELLED = Confinement(selinux=True)
 PROFILE = pb.SecurityProfile
 LOCAL = PROFILE(profile_type=PROFILE.Localhost, localhost_ref="/p.json")
 
@@ -53,6 +54,28 @@ def test_seccomp_is_what_was_asked_for(values: dict[str, Any], read: str, expect
 def test_a_profile_is_read_only_where_it_holds(values: dict[str, Any], expected: str) -> None:
     """A privileged container ignores it."""
     assert security.seccomp_file(context(**values)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "host", "expected"),
+    [
+        (pb.SELinuxOption(), FREE, []),
+        (pb.SELinuxOption(type="t", level="s0:c1"), LABELLED, ["label=type:t", "label=level:s0:c1"]),
+    ],
+)
+def test_an_selinux_context_is_what_was_asked_for(
+    options: pb.SELinuxOption, host: Confinement, expected: list[str]
+) -> None:
+    """Part by part."""
+    made = security.container(context(seccomp=PROFILE(), selinux_options=options), host)
+
+    assert made["SecurityOpt"] == expected
+
+
+def test_an_selinux_context_needs_selinux() -> None:
+    """It is refused, not left out."""
+    with pytest.raises(CriError, match="SELinux is not enabled on the host"):
+        security.container(context(selinux_options=pb.SELinuxOption(level="s0")), FREE)
 
 
 @pytest.mark.parametrize(
