@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -33,11 +34,13 @@ from services.kubelet.adapters.files import DiskFiles, resolver
 from services.kubelet.adapters.log_files import DiskLogFiles
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.config import KubeletConfig
-from services.kubelet.core import render, volumes
+from services.kubelet.core import admission, render, volumes
+from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.audit import Audit, Holdings, audit
 from services.kubelet.core.log_files import LogLimits
-from services.kubelet.core.node import Disk, NodeStatus, capacity
+from services.kubelet.core.model import Pod
+from services.kubelet.core.node import Disk, NodeStatus, capacity, countable, standard_labels
 from services.kubelet.core.status import PodStatus, StatePhase, to_kubernetes
 from services.kubelet.core.summary import Summary, summarize, to_json
 from services.kubelet.cri.app import CriServer
@@ -106,8 +109,8 @@ class Kubelet:
         state = config.state_directory
         ranges = Ranges(IPv4Network(config.service_cidr))
         self._claim = StateClaim(state)
-        self._store = ObjectStore(state / "kubelet.db", ranges, self._clock, run_id=run_id)
         self._statuses: WatchHub[PodStatus] = WatchHub(run_id)
+        self._store = ObjectStore(state / "kubelet.db", ranges, self._clock, run_id=run_id, admit=self._admit)
         self._events = EventLog(self._clock, run_id)
         self._stack = AsyncExitStack()
         channel = open_channel(config.cri_endpoint or f"unix://{config.run_directory}/cri.sock")
@@ -124,8 +127,8 @@ class Kubelet:
 
     def _join(self) -> None:
         config, clock = self._config, self._clock
-        servers, searches = resolver()
-        facts = NodeFacts(config.state_directory, self._machine.memory_bytes, servers, searches)
+        dns = replace(resolver(), cluster_servers=config.cluster_dns, cluster_domain=config.cluster_domain)
+        facts = NodeFacts(config.state_directory, self._machine.memory_bytes, dns)
         actor = Actor(
             self._runtime, self._store, self._files, self._events, facts, lambda: self._node.restriction()
         )
@@ -189,6 +192,18 @@ class Kubelet:
             pod_cidr=self._config.pod_cidr,
             service_cidr=self._config.service_cidr,
         )
+
+    def _admit(self, pod: Pod, others: Sequence[Pod]) -> Refusal | None:
+        facts = self._machine
+        node = admission.Node(
+            name=self._name,
+            labels=standard_labels(self._name, facts.architecture),
+            allocatable=countable(facts.cpu_count, facts.memory_bytes, facts.disk_bytes),
+            allowed_unsafe_sysctls=self._config.allowed_unsafe_sysctls,
+        )
+        statuses = self._statuses.snapshot()
+        running = [o for o in others if (status := statuses.get(o.uid)) is None or not status.ended]
+        return admission.check(pod, running, node)
 
     def _measure(self) -> tuple[int, Sequence[Disk], float]:
         state, images = self._config.state_directory, self._image_directory

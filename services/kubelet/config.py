@@ -26,6 +26,13 @@ class KubeletConfig:
     )
     pod_cidr: str = setting("10.201.0.0/24", help="Addresses of pods.")
     service_cidr: str = setting("10.202.0.0/16", help="Addresses of services.")
+    cluster_dns: tuple[str, ...] = setting(
+        (), help="Addresses of the cluster's DNS; empty: pods have the node's."
+    )
+    cluster_domain: str = setting("cluster.local", help="The cluster's DNS domain.")
+    allowed_unsafe_sysctls: tuple[str, ...] = setting(
+        (), help="Sysctls, or prefixes of them with `*`, that pods may set besides the safe ones."
+    )
     bridge: str = setting("tripod0", help="Name of the pod network's bridge.")
     chain_prefix: str = setting("TRIPOD", help="Prefix of our iptables chains.")
     veth_prefix: str = setting("tp", help="Prefix of the host's ends of pod links.")

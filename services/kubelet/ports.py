@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.kubelet.core.audit import Holdings
+from services.kubelet.core.dns import PodDns
 from services.kubelet.core.model import (
     ConfigMap,
     Container,
@@ -23,6 +24,7 @@ from services.kubelet.core.model import (
 )
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox
 from services.kubelet.core.resources import KernelResources
+from services.kubelet.core.security import Rights
 from services.kubelet.core.volumes import Mount
 
 
@@ -108,8 +110,7 @@ class SandboxConfig:
     hostname: str
     log_directory: str
     manifest: str = ""
-    dns_servers: tuple[str, ...] = ()
-    dns_searches: tuple[str, ...] = ()
+    dns: PodDns = field(default=PodDns())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class ContainerConfig:
     mounts: Sequence[Mount]
     resources: KernelResources
     log_path: str
+    rights: Rights = field(default=Rights())
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,10 @@ class Runtime(Protocol):
 
     async def image_present(self, image: str) -> bool:
         """Tell whether an image is there."""
+        ...
+
+    async def image_user(self, image: str) -> str:
+        """Return as whom an image runs: a number, or else a name; "" for what is not said or not there."""
         ...
 
     async def pull_image(self, image: str) -> None:
@@ -304,6 +310,10 @@ class PodFiles(Protocol):
 
     async def write_hosts(self, pod: Pod, text: str) -> None:
         """Write a pod's /etc/hosts, unless it says that already."""
+        ...
+
+    async def node_hosts(self) -> str:
+        """Return the node's own /etc/hosts; "" when it cannot be read."""
         ...
 
     async def remove(self, pod: PodUid) -> None:

@@ -21,6 +21,10 @@ class FakeFiles:
         """Keep the text."""
         self.hosts[pod.uid] = text
 
+    async def node_hosts(self) -> str:
+        """Return a node's file."""
+        return "127.0.0.1\tlocalhost\n"
+
     async def remove(self, pod: PodUid) -> None:
         """Remove a folder."""
         self.folders.discard(pod)

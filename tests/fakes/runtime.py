@@ -27,6 +27,7 @@ class FakeRuntime:
     def __init__(self, present: Sequence[str] = (), pullable: Sequence[str] = ()) -> None:
         self.present = set(present)
         self.pullable = set(pullable)
+        self.users: dict[str, str] = {}
         self.down = False
         self.calls: list[str] = []
         self._pods: dict[PodUid, ObservedPod] = {}
@@ -160,6 +161,11 @@ class FakeRuntime:
         """Tell whether an image is here."""
         self._called("image_present")
         return image in self.present
+
+    async def image_user(self, image: str) -> str:
+        """Return an image's user, as `users` has it."""
+        self._called("image_user")
+        return self.users.get(image, "")
 
     async def pull_image(self, image: str) -> None:
         """Pull an image that can be pulled."""

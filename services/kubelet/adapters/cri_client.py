@@ -15,6 +15,7 @@ from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 
 from services.common.errors import Code, RemoteError, TripodError
 from services.common.grpcclient import call, stream
+from services.kubelet.adapters import cri_security
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
@@ -168,7 +169,8 @@ class CriRuntime:
 
     async def create_sandbox(self, config: SandboxConfig) -> SandboxId:
         """Make a ready sandbox."""
-        request = pb.RunPodSandboxRequest(config=_sandbox_config(config))
+        handler = config.pod.spec.runtime_class_name
+        request = pb.RunPodSandboxRequest(config=_sandbox_config(config), runtime_handler=handler)
         answer = await self._call(self._runtime.RunPodSandbox, request, seconds=_CREATE_SECONDS)
         return SandboxId(answer.pod_sandbox_id)
 
@@ -186,6 +188,12 @@ class CriRuntime:
         """Tell whether an image is there."""
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=image))
         return bool((await self._call(self._images.ImageStatus, request)).HasField("image"))
+
+    async def image_user(self, image: str) -> str:
+        """Return as whom an image runs."""
+        request = pb.ImageStatusRequest(image=pb.ImageSpec(image=image))
+        found = (await self._call(self._images.ImageStatus, request)).image
+        return str(found.uid.value) if found.HasField("uid") else str(found.username)
 
     async def pull_image(self, image: str) -> None:
         """Pull an image."""
@@ -311,7 +319,11 @@ def _sandbox_config(config: SandboxConfig) -> pb.PodSandboxConfig:
         ),
         hostname=config.hostname,
         log_directory=config.log_directory,
-        dns_config=pb.DNSConfig(servers=config.dns_servers, searches=config.dns_searches),
+        dns_config=pb.DNSConfig(
+            servers=config.dns.servers, searches=config.dns.searches, options=config.dns.options
+        ),
+        port_mappings=cri_security.port_mappings(pod),
+        linux=cri_security.sandbox_linux(pod),
         labels=_labels(pod),
         annotations={
             **pod.annotations,
@@ -344,8 +356,5 @@ def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
     resources.cpu_period = wanted.cpu_period_microseconds if wanted.cpu_quota_microseconds else 0
     resources.memory_limit_in_bytes = wanted.memory_limit_bytes
     resources.oom_score_adj = wanted.oom_score_adj
-    context = made.linux.security_context
-    context.namespace_options.pid = pb.CONTAINER
-    # Without one a container would be unconfined.
-    context.seccomp.profile_type = pb.SecurityProfile.RuntimeDefault
+    made.linux.security_context.CopyFrom(cri_security.container_context(config.pod, config.rights))
     return made

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from services.common.errors import Code
 from services.common.logs import get_logger
+from services.kubelet.adapters import ownership
 from services.kubelet.adapters.removal import remove_tree
 from services.kubelet.core import volumes
 from services.kubelet.core.audit import Disk
+from services.kubelet.core.dns import NodeDns
+from services.kubelet.core.hostname import Names, hosts_text
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.errors import KubeletError
 
@@ -37,10 +41,13 @@ class DiskFiles:
                 if not directory.exists():
                     directory.mkdir(parents=True)
                     directory.chmod(_VOLUME_MODE)
+                if pod.spec.security.fs_group is not None:
+                    # It was empty when it was made, so whatever is in it by now the group has already.
+                    ownership.give(directory, pod.spec.security.fs_group, on_root_mismatch=True)
             volumes.pod_directory(self._state, pod.uid).mkdir(parents=True, exist_ok=True)
             hosts = volumes.hosts_file(self._state, pod.uid)
             if not hosts.exists():
-                hosts.write_text(volumes.hosts_text("", ()))
+                hosts.write_text(hosts_text(Names(""), ()))
         except OSError as error:
             raise KubeletError(
                 f"Cannot make the folders of pod/{pod.name}: {error}",
@@ -55,6 +62,10 @@ class DiskFiles:
     def _write_hosts(self, path: Path, text: str) -> None:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
+
+    async def node_hosts(self) -> str:
+        """Return the node's own /etc/hosts."""
+        return await asyncio.to_thread(_text, Path("/etc/hosts"))
 
     async def recall(self, uid: PodUid) -> str:
         """Return what was last remembered of a pod."""
@@ -139,18 +150,24 @@ def _names(root: Path) -> list[str]:
     return os.listdir(root) if root.is_dir() else []  # noqa: PTH208  # names only
 
 
-def resolver(path: Path = Path("/etc/resolv.conf")) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read the node's name servers and search domains; servers on loopback are of no use to a pod."""
-    servers: list[str] = []
-    searches: tuple[str, ...] = ()
+def _text(path: Path) -> str:
     try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return (), ()
-    for line in lines:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def resolver(path: Path = Path("/etc/resolv.conf")) -> NodeDns:
+    """Read the node's resolver; servers on loopback are of use to pods on the host's network alone."""
+    servers: list[str] = []
+    found = NodeDns()
+    for line in _text(path).splitlines():
         words = line.split()
-        if len(words) > 1 and words[0] == "nameserver" and not words[1].startswith(("127.", "::1")):
+        if len(words) > 1 and words[0] == "nameserver":
             servers.append(words[1])
         elif len(words) > 1 and words[0] == "search":
-            searches = tuple(words[1:])
-    return tuple(servers), searches
+            found = replace(found, searches=tuple(words[1:]))
+        elif len(words) > 1 and words[0] == "options":
+            found = replace(found, options=tuple(words[1:]))
+    remote = tuple(server for server in servers if not server.startswith(("127.", "::1")))
+    return replace(found, servers=remote, own_servers=tuple(servers))

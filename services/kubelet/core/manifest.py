@@ -31,16 +31,17 @@ from services.kubelet.core.manifest_config import (
 from services.kubelet.core.manifest_pod import read_pod_spec
 from services.kubelet.core.manifest_service import ServiceDraft, read_service_spec
 from services.kubelet.core.model import ObjectKey, PodSpec
+from services.kubelet.core.rules import STANDALONE, Rules
 
 DraftSpec = PodSpec | ServiceDraft | ConfigMapDraft | SecretDraft | ServiceAccountDraft | NamespaceDraft
 # Of each kind: its fields beside apiVersion, kind, metadata and status, and what reads them.
-_READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Fields], DraftSpec]]] = {
-    "Pod": (("spec",), lambda top: read_pod_spec(top.raw("spec"), top.faults)),
-    "Service": (("spec",), lambda top: read_service_spec(top.raw("spec"), top.faults)),
-    "ConfigMap": (CONFIG_MAP_FIELDS, read_config_map),
-    "Secret": (SECRET_FIELDS, read_secret),
-    "ServiceAccount": (SERVICE_ACCOUNT_FIELDS, read_service_account),
-    "Namespace": (("spec",), read_namespace),
+_READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Fields, Rules], DraftSpec]]] = {
+    "Pod": (("spec",), lambda top, rules: read_pod_spec(top.raw("spec"), top.faults, rules)),
+    "Service": (("spec",), lambda top, _: read_service_spec(top.raw("spec"), top.faults)),
+    "ConfigMap": (CONFIG_MAP_FIELDS, lambda top, _: read_config_map(top)),
+    "Secret": (SECRET_FIELDS, lambda top, _: read_secret(top)),
+    "ServiceAccount": (SERVICE_ACCOUNT_FIELDS, lambda top, _: read_service_account(top)),
+    "Namespace": (("spec",), lambda top, _: read_namespace(top)),
 }
 KINDS = tuple(_READERS)
 NAMESPACED = frozenset(KINDS) - {"Namespace"}
@@ -62,7 +63,7 @@ class Draft:
     path: str
 
 
-def read(data: bytes) -> tuple[list[Draft], list[FieldViolation]]:
+def read(data: bytes, rules: Rules = STANDALONE) -> tuple[list[Draft], list[FieldViolation]]:
     """Read a manifest: the objects, and every fault of every document.
 
     A path begins with the object, such as `Pod web-1: spec.containers[0].image`.
@@ -76,7 +77,7 @@ def read(data: bytes) -> tuple[list[Draft], list[FieldViolation]]:
     drafts: list[Draft] = []
     violations: list[FieldViolation] = []
     for document in found:
-        draft, faults = _read_one(document.value, document.index)
+        draft, faults = _read_one(document.value, document.index, rules)
         violations += faults
         drafts += [draft] if draft else []
     return drafts, violations + _doubles(drafts)
@@ -90,7 +91,7 @@ def _doubles(drafts: list[Draft]) -> list[FieldViolation]:
     ]
 
 
-def _read_one(value: Any, index: int) -> tuple[Draft | None, list[FieldViolation]]:
+def _read_one(value: Any, index: int, rules: Rules) -> tuple[Draft | None, list[FieldViolation]]:
     faults = Faults()
     kind = value.get("kind") if isinstance(value, dict) else None
     own, reader = _READERS.get(kind, (("spec",), None)) if isinstance(kind, str) else (("spec",), None)
@@ -102,7 +103,7 @@ def _read_one(value: Any, index: int) -> tuple[Draft | None, list[FieldViolation
     elif top.text("apiVersion", required=True) not in ("v1", ""):
         top.fault("apiVersion", f"{top.raw('apiVersion')!r} is not v1")
     name, namespace, labels, annotations = _metadata(top, kind)
-    spec = reader(top) if reader is not None else None
+    spec = reader(top, rules) if reader is not None else None
     where = f"{kind or 'document'} {name or f'#{index + 1}'}"
     found = [
         FieldViolation(f"{where}: {fault.field}" if fault.field else where, fault.description)

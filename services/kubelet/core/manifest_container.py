@@ -9,26 +9,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from services.kubelet.core import env, quantity
-from services.kubelet.core.fields import DNS_LABEL, ENV_NAME, PORT_NAME, Faults, Fields, path_fault
-from services.kubelet.core.manifest_probe import MAX_PORT, read_probe
-from services.kubelet.core.model import (
-    Container,
-    ContainerPort,
-    EnvVar,
-    Protocol,
-    PullPolicy,
-    Resources,
-    VolumeMount,
-)
+from services.kubelet.core import env
+from services.kubelet.core.fields import DNS_LABEL, ENV_NAME, Faults, Fields, path_fault
+from services.kubelet.core.manifest_ports import read_port
+from services.kubelet.core.manifest_probe import read_probe
+from services.kubelet.core.manifest_resources import read_resize_policy, read_resources
+from services.kubelet.core.manifest_security import read_container_security
+from services.kubelet.core.model import Container, EnvVar, PullPolicy, VolumeMount
 
 _IMAGE = re.compile(r"\S{1,1024}")
 _LATER: dict[str, tuple[Any, ...]] = {
     "envFrom": ([],),
     "lifecycle": ({},),
-    "resizePolicy": ([],),
     "restartPolicy": (),
-    "securityContext": ({},),
     "stdinOnce": (False,),
     "terminationMessagePath": ("/dev/termination-log",),
     "terminationMessagePolicy": ("File",),
@@ -58,11 +51,13 @@ def read_container(value: Any, path: str, faults: Faults, volumes: set[str]) -> 
             "imagePullPolicy",
             "tty",
             "stdin",
+            "securityContext",
+            "resizePolicy",
         ],
         later=_LATER,
     )
     image = fields.text("image", required=True, form=_IMAGE, what="an image reference")
-    ports = tuple(_port(item, place, faults) for item, place in fields.items("ports"))
+    ports = tuple(read_port(item, place, faults) for item, place in fields.items("ports"))
     faults.unique(fields.at("ports"), [port.name for port in ports])
     variables = tuple(_env(item, place, faults) for item, place in fields.items("env"))
     command, args = fields.texts("command"), fields.texts("args")
@@ -78,7 +73,7 @@ def read_container(value: Any, path: str, faults: Faults, volumes: set[str]) -> 
         working_dir=_working_dir(fields),
         env=variables,
         ports=ports,
-        resources=_resources(fields),
+        resources=read_resources(fields),
         volume_mounts=_mounts(fields, volumes),
         liveness_probe=read_probe(fields, "livenessProbe", ports),
         readiness_probe=read_probe(fields, "readinessProbe", ports),
@@ -86,6 +81,8 @@ def read_container(value: Any, path: str, faults: Faults, volumes: set[str]) -> 
         image_pull_policy=_pull_policy(fields, image),
         tty=fields.flag("tty"),
         stdin=fields.flag("stdin"),
+        security=read_container_security(fields),
+        resize_policy=read_resize_policy(fields),
     )
 
 
@@ -120,46 +117,6 @@ def _env(value: Any, path: str, faults: Faults) -> EnvVar:
     fields = Fields(value, path, faults, known=("name", "value"), later={"valueFrom": ()})
     name = fields.text("name", required=True, form=ENV_NAME, what="a name for a variable")
     return EnvVar(name, fields.text("value"))
-
-
-def _port(value: Any, path: str, faults: Faults) -> ContainerPort:
-    later = {"hostPort": (0,), "hostIP": ("",)}
-    fields = Fields(value, path, faults, known=("containerPort", "name", "protocol"), later=later)
-    number = fields.whole("containerPort", 1, low=1, high=MAX_PORT, required=True)
-    name = fields.text("name", form=PORT_NAME, what="a port name: up to 15 of a-z, 0-9 and '-'")
-    return ContainerPort(number, name, read_protocol(fields))
-
-
-def read_protocol(fields: Fields) -> Protocol:
-    """Read `protocol`; SCTP is known to Kubernetes alone."""
-    if fields.raw("protocol") == "SCTP":
-        fields.fault("protocol", "not supported yet")
-        return Protocol.TCP
-    return Protocol(fields.text("protocol", "TCP", choices=[p.value for p in Protocol]))
-
-
-def _resources(container: Fields) -> Resources:
-    if not container.has("resources"):
-        return Resources()
-    fields = Fields(
-        container.raw("resources"),
-        container.at("resources"),
-        container.faults,
-        known=("requests", "limits"),
-        later={"claims": ([],)},
-    )
-    readers = {"cpu": quantity.millicores, "memory": quantity.whole}
-    requests, limits = fields.amounts("requests", readers), fields.amounts("limits", readers)
-    for name, limit in limits.items():
-        if requests.get(name, 0) > limit:
-            fields.faults.add(f"{fields.at('requests')}.{name}", "is more than the limit")
-    return Resources(
-        # A limit without a request is the request, too.
-        cpu_request_millicores=requests.get("cpu", limits.get("cpu")),
-        cpu_limit_millicores=limits.get("cpu"),
-        memory_request_bytes=requests.get("memory", limits.get("memory")),
-        memory_limit_bytes=limits.get("memory"),
-    )
 
 
 def _mounts(container: Fields, volumes: set[str]) -> tuple[VolumeMount, ...]:

@@ -15,6 +15,10 @@ from types import MappingProxyType
 from typing import NewType
 
 from services.kubelet.core.brought import EnvFrom, EnvSource, ImageSource, Projected
+from services.kubelet.core.dns import DnsWish
+from services.kubelet.core.hostname import Naming
+from services.kubelet.core.scheduling import Scheduling
+from services.kubelet.core.security import ContainerSecurity, HostNamespaces, PodSecurity
 
 PodUid = NewType("PodUid", str)
 ContainerId = NewType("ContainerId", str)
@@ -56,6 +60,7 @@ class Protocol(Enum):
 
     TCP = "TCP"
     UDP = "UDP"
+    SCTP = "SCTP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +77,13 @@ class EnvVar:
 
 @dataclass(frozen=True, slots=True)
 class ContainerPort:
-    """A port that a container declares, 1 to 65535."""
+    """A port that a container declares, 1 to 65535, and the node's that leads to it; 0 for none."""
 
     container_port: int
     name: str = ""
     protocol: Protocol = Protocol.TCP
+    host_port: int = 0
+    host_ip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +154,18 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Requests and limits. None means that the manifest says nothing."""
+    """Requests and limits. None means that the manifest says nothing.
+
+    `other_requests` and `other_limits` have disk (`ephemeral-storage`) and huge pages in bytes, and
+    extended resources by their count, sorted by name.
+    """
 
     cpu_request_millicores: int | None = None
     cpu_limit_millicores: int | None = None
     memory_request_bytes: int | None = None
     memory_limit_bytes: int | None = None
+    other_requests: tuple[tuple[str, int], ...] = ()
+    other_limits: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +188,9 @@ class Container:
     image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
     tty: bool = False
     stdin: bool = False
+    security: ContainerSecurity = field(default=ContainerSecurity())
+    # What a resize restarts: resource name and policy.
+    resize_policy: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +236,14 @@ class PodSpec:
     image_pull_secrets: tuple[str, ...] = ()
     service_account_name: str = "default"
     automount_service_account_token: bool | None = None
+    security: PodSecurity = field(default=PodSecurity())
+    namespaces: HostNamespaces = field(default=HostNamespaces())
+    dns: DnsWish = field(default=DnsWish())
+    naming: Naming = field(default=Naming())
+    scheduling: Scheduling = field(default=Scheduling())
+    # Types of conditions that others must set before the pod is ready.
+    readiness_gates: tuple[str, ...] = ()
+    runtime_class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

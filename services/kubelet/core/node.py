@@ -58,6 +58,25 @@ class Look:
     process_share: float
 
 
+def standard_labels(name: str, architecture: str) -> dict[str, str]:
+    """Return the labels that every node has."""
+    return {
+        "kubernetes.io/arch": architecture,
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+    }
+
+
+def countable(cpu_count: int, memory_bytes: int, disk_bytes: int) -> dict[str, int]:
+    """Return what pods may request of the node: cpu in millicores, the rest in bytes, and pods."""
+    return {
+        "cpu": cpu_count * 1000,
+        "memory": memory_bytes,
+        "ephemeral-storage": disk_bytes,
+        "pods": POD_LIMIT,
+    }
+
+
 def capacity(cpu_count: int, memory_bytes: int, disk_bytes: int) -> dict[str, str]:
     """Write what the node has as quantities."""
     return {

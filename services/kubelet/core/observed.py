@@ -71,6 +71,11 @@ class ObservedPod:
         """Return the pod without what is known from an earlier look alone."""
         return replace(self, containers=tuple(c for c in self.containers if not c.removed))
 
+    def on_host(self, address: str) -> ObservedPod:
+        """Return the pod with the node's address, where it is on the host's network: a runtime tells none."""
+        boxes = (replace(box, addresses=(address,)) if box.ready else box for box in self.sandboxes)
+        return replace(self, sandboxes=tuple(boxes))
+
     def with_sandbox(self, made: ObservedSandbox) -> ObservedPod:
         """Return the pod with a new sandbox, which is the newest."""
         return replace(self, sandboxes=(made, *self.sandboxes))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from services.kubelet.core import quantity
+from services.kubelet.core import quantity, render_policy
 from services.kubelet.core.model import (
     ConfigMap,
     Container,
@@ -92,6 +92,13 @@ def pod_spec(spec: PodSpec) -> Json:
             "imagePullSecrets": [{"name": name} for name in spec.image_pull_secrets],
             "serviceAccountName": spec.service_account_name if spec.service_account_name != "default" else "",
             "automountServiceAccountToken": spec.automount_service_account_token,
+            "securityContext": render_policy.pod_security(spec.security),
+            "readinessGates": [{"conditionType": gate} for gate in spec.readiness_gates],
+            "runtimeClassName": spec.runtime_class_name,
+            **render_policy.namespaces(spec.namespaces),
+            **render_policy.dns(spec.dns),
+            **render_policy.naming(spec.naming),
+            **render_policy.scheduling(spec.scheduling),
         }
     )
 
@@ -107,7 +114,15 @@ def _container(value: Container) -> Json:
             "workingDir": value.working_dir,
             "env": [{"name": item.name, "value": item.value} for item in value.env],
             "ports": [
-                kept({"name": p.name, "containerPort": p.container_port, "protocol": p.protocol.value})
+                kept(
+                    {
+                        "name": p.name,
+                        "containerPort": p.container_port,
+                        "protocol": p.protocol.value,
+                        "hostPort": p.host_port or None,
+                        "hostIP": p.host_ip,
+                    }
+                )
                 for p in value.ports
             ],
             "resources": _resources(value.resources),
@@ -118,26 +133,35 @@ def _container(value: Container) -> Json:
             "livenessProbe": _probe(value.liveness_probe),
             "readinessProbe": _probe(value.readiness_probe),
             "startupProbe": _probe(value.startup_probe),
+            "securityContext": render_policy.container_security(value.security),
+            "resizePolicy": [{"resourceName": n, "restartPolicy": p} for n, p in value.resize_policy],
         }
     )
     return {**made, **({"tty": True} if value.tty else {}), **({"stdin": True} if value.stdin else {})}
 
 
 def _resources(value: Resources) -> Json:
-    def amounts(cpu: int | None, memory: int | None) -> Json:
+    def amounts(cpu: int | None, memory: int | None, others: tuple[tuple[str, int], ...]) -> Json:
         return kept(
             {
                 "cpu": quantity.format_millicores(cpu) if cpu is not None else None,
                 "memory": quantity.format_bytes(memory) if memory is not None else None,
+                **{name: _amount(name, count) for name, count in others},
             }
         )
 
     return kept(
         {
-            "requests": amounts(value.cpu_request_millicores, value.memory_request_bytes),
-            "limits": amounts(value.cpu_limit_millicores, value.memory_limit_bytes),
+            "requests": amounts(
+                value.cpu_request_millicores, value.memory_request_bytes, value.other_requests
+            ),
+            "limits": amounts(value.cpu_limit_millicores, value.memory_limit_bytes, value.other_limits),
         }
     )
+
+
+def _amount(name: str, count: int) -> str:
+    return str(count) if "/" in name else quantity.format_bytes(count)
 
 
 def _probe(value: Probe | None) -> Json | None:

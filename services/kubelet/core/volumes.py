@@ -39,6 +39,11 @@ def log_root(state: Path) -> Path:
     return state / "pod-logs"
 
 
+def seccomp_profile(state: Path, name: str) -> Path:
+    """Return the file of a seccomp profile that pods name."""
+    return state / "seccomp" / name
+
+
 def record_file(state: Path, uid: PodUid) -> Path:
     """Return the file of what must not be forgotten of a pod."""
     return pod_directory(state, uid) / "record.json"
@@ -74,10 +79,3 @@ def mounts(state: Path, pod: Pod, container: Container) -> list[Mount]:
     if all(mount.container_path != HOSTS_PATH for mount in found):
         found.append(Mount(str(hosts_file(state, pod.uid)), HOSTS_PATH))
     return found
-
-
-def hosts_text(hostname: str, addresses: tuple[str, ...]) -> str:
-    """Write a pod's /etc/hosts."""
-    lines = ["# Managed by Tripod.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-    lines += [f"{address}\t{hostname}" for address in addresses]
-    return "\n".join(lines) + "\n"

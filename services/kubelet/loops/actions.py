@@ -12,14 +12,25 @@ from typing import assert_never
 from opentelemetry import trace
 
 from services.common import failpoints, telemetry, telemetry_names
-from services.common.errors import TripodError
+from services.common.errors import Code, TripodError
 from services.kubelet.core import env, plan, render, volumes
+from services.kubelet.core.dns import NodeDns, pod_dns
+from services.kubelet.core.hostname import (
+    Names,
+    NameTooLongError,
+    host_hosts_text,
+    hosts_text,
+    kernel_name,
+    names,
+)
 from services.kubelet.core.manifest_container import tag_is_latest
 from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy, SandboxId
 from services.kubelet.core.observed import ObservedPod, ObservedSandbox
 from services.kubelet.core.plan import Action
 from services.kubelet.core.resources import kernel_resources
+from services.kubelet.core.security import ProfileType, Rights, rights, root_fault
 from services.kubelet.core.status import Waiting
+from services.kubelet.errors import KubeletError
 from services.kubelet.ports import ContainerConfig, EventSink, PodFiles, PodSource, Runtime, SandboxConfig
 
 _VOLUMES = failpoints.step("pod.volumes")
@@ -45,8 +56,7 @@ class NodeFacts:
 
     state_directory: Path
     memory_bytes: int
-    dns_servers: tuple[str, ...] = ()
-    dns_searches: tuple[str, ...] = ()
+    dns: NodeDns = field(default=NodeDns())
 
 
 @dataclass(slots=True)
@@ -223,8 +233,10 @@ class Actor:
         await _VOLUMES.recorded()
         if action.attempt:
             self._events.emit(pod, "SandboxChanged", f"Making a new sandbox: {action.reason}")
-        config = self._sandbox_config(pod, action.attempt, render.portable(pod))
         try:
+            config = self._sandbox_config(pod, action.attempt, render.portable(pod))
+            for reason, message in config.dns.warnings:
+                self._events.emit(pod, reason, message, warning=True)
             async with self._starts:
                 with telemetry.span(telemetry_names.SANDBOX_CREATE, attributes={"reason": action.reason}):
                     async with _SANDBOX_CREATE:
@@ -273,7 +285,8 @@ class Actor:
         try:
             with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
                 await self._files.prepare(pod)
-                config = self._container_config(pod, spec, action.attempt, box.attempt)
+                given = await self._rights(pod, spec)
+                config = self._container_config(pod, spec, action.attempt, box.attempt, rights=given)
                 container_id, seen = await asyncio.gather(self._create(box.id, config), self._look_at(box))
                 if box.seen is None:
                     box.seen = seen
@@ -294,7 +307,8 @@ class Actor:
 
     def _tell_restriction(self, pod: Pod, config: ContainerConfig) -> None:
         """Say that a container did not get what this host cannot give."""
-        why = self._restriction() if config.resources.oom_score_adj < 0 else ""
+        lacks = config.resources.oom_score_adj < 0 or config.rights.privileged
+        why = self._restriction() if lacks else ""
         if why:
             self._events.emit(pod, "PrivilegesRestricted", why, container=config.container.name, warning=True)
 
@@ -321,24 +335,59 @@ class Actor:
 
     async def _write_hosts(self, pod: Pod, sandbox: ObservedSandbox) -> None:
         """Write what containers see as /etc/hosts, before they run; the file is there since `prepare`."""
-        text = volumes.hosts_text(hostname(pod), sandbox.addresses)
+        aliases = pod.spec.naming.host_aliases
+        if pod.spec.namespaces.network:
+            text = host_hosts_text(await self._files.node_hosts(), aliases)
+        else:
+            text = hosts_text(self._names(pod), sandbox.addresses, aliases)
         async with _HOSTS:
             await self._files.write_hosts(pod, text)
         await _HOSTS.recorded()
 
     def _sandbox_config(self, pod: Pod, attempt: int, manifest: str = "") -> SandboxConfig:
+        try:
+            hostname = kernel_name(self._names(pod), pod.spec.naming)
+        except NameTooLongError as error:
+            raise KubeletError(
+                str(error), code=Code.FAILED_PRECONDITION, reason="HOSTNAME_TOO_LONG"
+            ) from error
+        network = pod.spec.namespaces.network
+        resolver = pod_dns(
+            pod.spec.dns,
+            self._facts.dns,
+            namespace=pod.namespace,
+            host_network=network,
+            pod=f"{pod.namespace}/{pod.name}",
+        )
         return SandboxConfig(
             pod=pod,
             attempt=attempt,
-            hostname=hostname(pod),
+            hostname="" if network else hostname,
             log_directory=str(volumes.log_directory(self._facts.state_directory, pod)),
             manifest=manifest,
-            dns_servers=self._facts.dns_servers,
-            dns_searches=self._facts.dns_searches,
+            dns=resolver,
         )
 
+    def _names(self, pod: Pod) -> Names:
+        spec = pod.spec
+        return names(pod.name, pod.namespace, spec.hostname, spec.naming, self._facts.dns.cluster_domain)
+
+    async def _rights(self, pod: Pod, spec: Container) -> Rights:
+        """Return what a container may do. Raises `_StartError` for one that must not be root and would be."""
+        given = rights(pod.spec.security, spec.security)
+        if given.seccomp.type is ProfileType.LOCALHOST:
+            path = volumes.seccomp_profile(self._facts.state_directory, given.seccomp.localhost)
+            given = replace(given, seccomp=replace(given.seccomp, localhost=str(path)))
+        image_user = await self._runtime.image_user(spec.image) if given.needs_image_user else ""
+        who = f"{pod.name}_{pod.namespace}({pod.uid})"
+        fault = root_fault(given, image_user=image_user, pod=who, container=spec.name)
+        if fault:
+            self._events.emit(pod, "Failed", f"Error: {fault}", container=spec.name, warning=True)
+            raise _StartError("CreateContainerConfigError", fault)
+        return replace(given, user=image_user or "0") if given.needs_image_user else given
+
     def _container_config(
-        self, pod: Pod, spec: Container, attempt: int, sandbox_attempt: int
+        self, pod: Pod, spec: Container, attempt: int, sandbox_attempt: int, *, rights: Rights
     ) -> ContainerConfig:
         values = env.environment(spec.env)
         return ContainerConfig(
@@ -352,6 +401,7 @@ class Actor:
             mounts=volumes.mounts(self._facts.state_directory, pod, spec),
             resources=kernel_resources(pod, spec, self._facts.memory_bytes),
             log_path=volumes.log_path(spec.name, attempt),
+            rights=rights,
         )
 
     async def _finalize(self, pod: Pod) -> None:
@@ -371,11 +421,6 @@ class _StartError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
-
-
-def hostname(pod: Pod) -> str:
-    """Return a pod's host name: what it asks for, or its name cut to 63 characters."""
-    return pod.spec.hostname or pod.name.split(".")[0][:63].rstrip("-.")
 
 
 def _local_image_advice(image: str) -> str:

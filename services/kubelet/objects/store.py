@@ -25,6 +25,7 @@ from services.common.errors import FieldViolation
 from services.common.logs import get_logger
 from services.common.watch import Bookmark, WatchHub
 from services.kubelet.core import manifest, render
+from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges, Taken, allocate
 from services.kubelet.core.manifest import Draft
 from services.kubelet.core.manifest_service import HEADLESS, ServiceDraft
@@ -51,6 +52,8 @@ _DELETE = failpoints.step("store.delete")
 _FINALIZE = failpoints.step("store.finalize")
 _MAINTAIN_SECONDS = 5.0
 StoredObject = Pod | Service | ConfigObject
+# Says why a node does not take a pod beside the others that it has.
+Admit = Callable[[Pod, Sequence[Pod]], Refusal | None]
 
 
 class Result(Enum):
@@ -93,9 +96,14 @@ class _Change:
 
 
 class ObjectStore:
-    """Every object of the node. `open` first; belongs to one event loop."""
+    """Every object of the node. `open` first; belongs to one event loop.
 
-    def __init__(self, path: Path, ranges: Ranges, clock: Clock, *, run_id: str) -> None:
+    A new pod is stored when `admit` takes it; without `admit`, nobody runs it here, so each is.
+    """
+
+    def __init__(
+        self, path: Path, ranges: Ranges, clock: Clock, *, run_id: str, admit: Admit | None = None
+    ) -> None:
         self._path = path
         self._database = Database(path)
         self._backup = Backup(path.with_name(f"{path.name}.backup.json"))
@@ -108,6 +116,7 @@ class ObjectStore:
         self.lost = ""
         self._ranges = ranges
         self._clock = clock
+        self._admit = admit
         self._entries: dict[ObjectKey, Entry] = {}
         self._revision = 0
         self._lock = asyncio.Lock()
@@ -384,6 +393,9 @@ class ObjectStore:
                 terminating.append(self._marked(present, None))
                 applied.append(Applied(present.value, Result.CONFIGURED))
                 continue
+            if isinstance(value, Pod) and present is None and (refused := self._refused(value, planned)):
+                faults.append(FieldViolation(f"{draft.path}: {refused.path}", refused.description))
+                continue
             result = _result(present, value)
             planned[draft.key] = Entry(value, origin)
             applied.append(Applied(value, result))
@@ -396,6 +408,11 @@ class ObjectStore:
             raise ManifestError(faults, source)
         gone = self._missing(drafts, origin) if origin else []
         return _Change(tuple(upserts), (*terminating, *gone), (), tuple(applied))
+
+    def _refused(self, pod: Pod, planned: Mapping[ObjectKey, Entry]) -> Refusal | None:
+        """Return why the node does not take a new pod beside those that it has."""
+        others = [entry.value for entry in planned.values() if isinstance(entry.value, Pod)]
+        return self._admit(pod, others) if self._admit is not None else None
 
     def _missing(self, drafts: Sequence[Draft], origin: str) -> list[Entry]:
         """Return objects that this file held before and holds no more, as they are when deleted."""

@@ -163,5 +163,6 @@ def pod_value(message: pod_pb.Pod) -> Pod:
         ports=tuple(
             ContainerPort(port.container_port, port.name, PROTOCOLS.get(port.protocol, Protocol.TCP))
             for port in ports
+            if port.protocol != object_pb.PROTOCOL_SCTP
         ),
     )

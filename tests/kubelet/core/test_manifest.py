@@ -60,12 +60,7 @@ def service_with(**spec: Any) -> bytes:
             "not one of",
         ),
         (pod_with({"initContainers": [{"name": "x"}]}), "spec.initContainers", "not supported yet"),
-        (pod_with({"hostNetwork": True}), "spec.hostNetwork", "not supported yet"),
-        (
-            pod_with(container={"securityContext": {"runAsUser": 1}}),
-            "spec.containers[0].securityContext",
-            "not supported",
-        ),
+        (pod_with({"hostUsers": False}), "spec.hostUsers", "not supported yet"),
         (pod_with(container={"startupProbe": {}}), "spec.containers[0].startupProbe", "give one of httpGet"),
         (
             pod_with(container={"startupProbe": {"grpc": {"port": 0}}}),
@@ -146,11 +141,6 @@ def service_with(**spec: Any) -> bytes:
             pod_with(container={"ports": [{"containerPort": 70000}]}),
             "spec.containers[0].ports[0].containerPort",
             "not from 1",
-        ),
-        (
-            pod_with(container={"ports": [{"containerPort": 80, "hostPort": 80}]}),
-            "spec.containers[0].ports[0].hostPort",
-            "not supp",
         ),
     ],
 )

@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 from services.common.clock import SystemClock
 from services.common.watch import Upserted
+from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.model import ObjectKey, Pod, Service
 from services.kubelet.errors import ManifestError, ObjectTerminatingError
@@ -72,6 +73,27 @@ async def test_one_fault_refuses_the_whole_manifest(tmp_path: Path) -> None:
             await store.apply(manifest(pod(), service(nodePort=1)))
 
         assert (store.pods(), store.services(), store.revision) == ([], [], 0)
+
+
+async def test_a_pod_that_the_node_does_not_take_is_not_stored(tmp_path: Path) -> None:
+    """The second of two that want the same is named by its field, and none of both is stored."""
+
+    def admit(new: Pod, others: Sequence[Pod]) -> Refusal | None:
+        return Refusal("NodePorts", "taken", "spec.x", (others[0].name,)) if others else None
+
+    path = tmp_path / "db"
+    store = ObjectStore(path, Ranges(IPv4Network("10.0.0.0/24")), SystemClock(), run_id="run", admit=admit)
+    await store.open()
+    with pytest.raises(ManifestError) as refused:
+        await store.apply(manifest(pod("a"), pod("b")))
+    await store.apply(manifest(pod("a")))
+    again = await store.apply(manifest(pod("a")))
+    await store.close()
+
+    assert [(v.field, v.description) for v in refused.value.violations] == [
+        ("Pod b: spec.x", "NodePorts: taken; a")
+    ]
+    assert [item.result for item in again] == [Result.UNCHANGED]
 
 
 async def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:
@@ -183,6 +205,7 @@ import asyncio, sys
 from ipaddress import IPv4Network
 from pathlib import Path
 from services.common.clock import SystemClock
+from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.objects.store import ObjectStore
 from tests.kubelet.objects.test_store import manifest, pod
