@@ -47,6 +47,34 @@ spec:
   containers:
   - {name: app, image: "app:1", livenessProbe: {grpc: {port: 80}}}
 ---
+apiVersion: v1
+kind: Pod
+metadata: {name: policy}
+spec:
+  securityContext:
+    seccompProfile: {type: RuntimeDefault}
+    appArmorProfile: {type: RuntimeDefault}
+    seLinuxOptions: {level: s0}
+    sysctls: [{name: net.ipv4.tcp_syncookies, value: "1"}]
+  dnsConfig: {options: [{name: ndots, value: "2"}]}
+  hostAliases: [{ip: 10.0.0.1, hostnames: [db]}]
+  os: {name: linux}
+  tolerations: [{key: a}]
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]
+      preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {}}]
+    podAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: zone, labelSelector: {}}]
+      preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: zone}}]
+  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]
+  containers:
+  - name: app
+    image: app:1
+    securityContext: {capabilities: {add: [KILL]}}
+    resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]
+---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}
 ---
 {apiVersion: v1, kind: Secret, metadata: {name: a}}
