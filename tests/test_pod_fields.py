@@ -75,6 +75,21 @@ spec:
     securityContext: {capabilities: {add: [KILL]}}
     resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]
 ---
+apiVersion: v1
+kind: Pod
+metadata: {name: lifecycle}
+spec:
+  initContainers: [{name: first, image: "app:1"}]
+  ephemeralContainers: [{name: debug, image: "app:1"}]
+  containers:
+  - name: app
+    image: app:1
+    restartPolicy: Never
+    restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}]
+    lifecycle:
+      postStart: {exec: {command: [x]}}
+      preStop: {sleep: {seconds: 1}}
+---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}
 ---
 {apiVersion: v1, kind: Secret, metadata: {name: a}}

@@ -25,6 +25,7 @@ NETWORK_DETACH = "network.detach"
 CONTAINER_CREATE = "container.create"
 CONTAINER_START = "container.start"
 CONTAINER_STOP = "container.stop"
+CONTAINER_HOOK = "container.hook"
 CONTAINER_BACKOFF = "container.backoff"
 PROBE_READINESS_WAIT = "probe.readiness.wait"
 STATUS_PUBLISH = "status.publish"
@@ -48,6 +49,7 @@ PHASES = frozenset(
         CONTAINER_CREATE,
         CONTAINER_START,
         CONTAINER_STOP,
+        CONTAINER_HOOK,
         CONTAINER_BACKOFF,
         PROBE_READINESS_WAIT,
         STATUS_PUBLISH,

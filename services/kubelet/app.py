@@ -31,6 +31,8 @@ from services.kubelet.adapters import machine
 from services.kubelet.adapters.cadvisor_client import CadvisorClient
 from services.kubelet.adapters.cri_client import CriRuntime
 from services.kubelet.adapters.files import DiskFiles, resolver
+from services.kubelet.adapters.hook_runner import NetworkHookRunner
+from services.kubelet.adapters.last_words import DiskLastWords
 from services.kubelet.adapters.log_files import DiskLogFiles
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.config import KubeletConfig
@@ -49,12 +51,14 @@ from services.kubelet.cri.config import CriConfig
 from services.kubelet.loops.actions import Actor, NodeFacts
 from services.kubelet.loops.eventlog import EventLog
 from services.kubelet.loops.explainer import Explainer, Faults
+from services.kubelet.loops.hooks import Hooks
 from services.kubelet.loops.housekeeping import Housekeeper
 from services.kubelet.loops.log_rotation import LogRotator
 from services.kubelet.loops.manifests import ManifestDirectory
 from services.kubelet.loops.node_status import NodeWatcher
 from services.kubelet.loops.pleg import RuntimeWatcher
 from services.kubelet.loops.prober import Prober
+from services.kubelet.loops.stopping import Stopper
 from services.kubelet.loops.sync import PodWorkers
 from services.kubelet.objects.claim import StateClaim
 from services.kubelet.objects.store import ObjectStore
@@ -129,8 +133,19 @@ class Kubelet:
         config, clock = self._config, self._clock
         dns = replace(resolver(), cluster_servers=config.cluster_dns, cluster_domain=config.cluster_domain)
         facts = NodeFacts(config.state_directory, self._machine.memory_bytes, dns)
+        words = DiskLastWords(config.state_directory)
+        runner = NetworkHookRunner(self._runtime, self._events, clock)
+        self._hooks = Hooks(runner, self._events, clock, lambda uid: self._workers.probe_moved(uid))
         actor = Actor(
-            self._runtime, self._store, self._files, self._events, facts, lambda: self._node.restriction()
+            self._runtime,
+            self._store,
+            self._files,
+            self._events,
+            facts,
+            lambda: self._node.restriction(),
+            stopper=Stopper(self._runtime, runner, self._events, clock),
+            hooks=self._hooks,
+            words=words,
         )
         self._workers = PodWorkers(
             files=self._files,
@@ -141,6 +156,8 @@ class Kubelet:
             clock=clock,
             hub=self._statuses,
             host_ip=self._machine.address,
+            hooks=self._hooks,
+            words=words,
         )
         self._probe_runner = NetworkProbeRunner(self._runtime)
         self._stack.push_async_callback(self._probe_runner.close)
@@ -254,6 +271,7 @@ class Kubelet:
             await self._learn_runtime()
             await self._restore()
             group.create_task(self._prober.run())
+            group.create_task(self._hooks.run())
             await asyncio.sleep(0)
             await self._node.look()
             self._workers.expect(pod.uid for pod in self._store.pods())
@@ -422,7 +440,7 @@ class Kubelet:
 
     def _gauges(self) -> dict[str, float]:
         statuses = self._statuses.snapshot().values()
-        running = [c for s in statuses for c in s.containers if c.state.phase is StatePhase.RUNNING]
+        running = [c for s in statuses for c in s.every if c.state.phase is StatePhase.RUNNING]
         return {
             "kubelet_running_pods": sum(1 for s in statuses if s.pod_ips),
             "kubelet_running_containers": len(running),

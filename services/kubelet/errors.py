@@ -14,6 +14,14 @@ class KubeletError(TripodError):
     """A call to the kubelet failed."""
 
 
+class TargetGoneError(KubeletError):
+    """The container that an ephemeral one is to look at does not run."""
+
+    def __init__(self, container: str) -> None:
+        message = f"The target container {container} does not run"
+        super().__init__(message, code=Code.FAILED_PRECONDITION, reason="TARGET_GONE")
+
+
 class ManifestError(KubeletError):
     """A manifest that was refused as a whole; `violations` has every fault."""
 

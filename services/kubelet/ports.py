@@ -14,6 +14,7 @@ from services.kubelet.core.model import (
     ConfigMap,
     Container,
     ContainerId,
+    HookAction,
     ObjectKey,
     Pod,
     PodUid,
@@ -118,6 +119,7 @@ class ContainerConfig:
     """What a container is made from; `command` and `args` have their references replaced.
 
     `sandbox` is what its sandbox was made from, which some runtimes want again; it may lack the manifest.
+    `target` is the container whose processes it sees, for one that is to look at them.
     """
 
     pod: Pod
@@ -131,6 +133,7 @@ class ContainerConfig:
     resources: KernelResources
     log_path: str
     rights: Rights = field(default=Rights())
+    target: ContainerId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,29 @@ class ProbeRunner(Protocol):
 
         Raises nothing but cancellation.
         """
+        ...
+
+
+class HookRunner(Protocol):
+    """Runs one lifecycle hook."""
+
+    async def run(self, action: HookAction, target: ProbeTarget, seconds: int) -> str | None:
+        """Run a hook within `seconds`; returns what went wrong, or an empty text.
+
+        None when the runtime could not run it, which says nothing. Raises nothing but cancellation.
+        """
+        ...
+
+
+class LastWords(Protocol):
+    """What containers said at their end."""
+
+    async def prepare(self, pod: Pod, container: Container, attempt: int) -> None:
+        """Make the file that an attempt may write to. May be repeated. Raises `KubeletError`."""
+        ...
+
+    async def read(self, pod: Pod, container: Container, ended: ObservedContainer) -> str:
+        """Return what an ended container said; empty where it said nothing, or it cannot be read."""
         ...
 
 

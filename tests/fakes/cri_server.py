@@ -243,6 +243,7 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
             created_at=time.time_ns(),
             image=config.image,
             labels=config.labels,
+            annotations=config.annotations,
         )
         self.containers[made] = (status, box.id)
         return pb.CreateContainerResponse(container_id=made)

@@ -11,6 +11,7 @@ from services.common.errors import Code, TripodError
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
+from services.kubelet.core.spec_hash import spec_hash
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,6 +31,9 @@ class FakeRuntime:
         self.users: dict[str, str] = {}
         self.down = False
         self.calls: list[str] = []
+        self.commands: list[tuple[str, ...]] = []
+        self.stops: list[tuple[str, int]] = []
+        self.made: list[ContainerConfig] = []
         self._pods: dict[PodUid, ObservedPod] = {}
         self._configs: dict[str, SandboxConfig | ContainerConfig] = {}
         self._manifests: dict[PodUid, str] = {}
@@ -193,8 +197,10 @@ class FakeRuntime:
             sandbox_id=sandbox,
             image=config.container.image,
             log_path=config.log_path,
+            spec_hash=spec_hash(config.container),
         )
         self._configs[made.id] = config
+        self.made.append(config)
         self._keep(replace(pod, containers=(*pod.containers, made)))
         return made.id
 
@@ -216,6 +222,7 @@ class FakeRuntime:
         self._called("stop_container")
         pod = self._of_container(container)
         if pod is not None:
+            self.stops += [(c.name, grace_seconds) for c in pod.containers if c.id == container]
             changed = [
                 self._ended(c, 143) if c.id == container and c.state is RuntimeState.RUNNING else c
                 for c in pod.containers
@@ -237,6 +244,7 @@ class FakeRuntime:
     ) -> tuple[int, bytes]:
         """Succeed for the command `true`, fail for any other."""
         self._called("exec_sync")
+        self.commands.append(tuple(command))
         pod = self._of_container(container)
         running = pod and any(c.id == container and c.state is RuntimeState.RUNNING for c in pod.containers)
         if not running:

@@ -21,9 +21,10 @@ from services.kubelet.core.security import (
     Profile,
     ProfileType,
 )
-from services.kubelet.loops.actions import Actor, NodeFacts, Outcome
+from services.kubelet.loops.actions import NodeFacts, Outcome
 from services.kubelet.ports import ContainerConfig, SandboxConfig
 from tests.builders import a_container, a_pod
+from tests.fakes.actor import an_actor
 from tests.fakes.files import FakeFiles
 from tests.fakes.runtime import FakeRuntime
 
@@ -68,7 +69,7 @@ async def started(pod: Pod, *, user: str = "", restriction: str = "") -> tuple[_
     """Start a pod's one container on a fresh node."""
     runtime, events = _Runtime(), _Events()
     runtime.users["app:1"] = user
-    actor = Actor(
+    actor = an_actor(
         runtime,
         None,  # type: ignore[arg-type]  # nothing is finalized
         FakeFiles(),
@@ -144,7 +145,7 @@ async def test_a_pod_on_the_hosts_network_has_the_hosts_names() -> None:
     naming = Naming(host_aliases=(HostAlias("10.0.0.9", ("db",)),))
     pod = a_pod(namespaces=HostNamespaces(network=True), naming=naming)
     runtime, files = _Runtime(), FakeFiles()
-    actor = Actor(runtime, None, files, _Events(), FACTS)  # type: ignore[arg-type]  # as above
+    actor = an_actor(runtime, None, files, _Events(), FACTS)  # type: ignore[arg-type]  # as above
     steps = (plan.CreateSandbox(0, "new"), plan.StartContainer("app", 0, "new"))
     await actor.apply(pod, ObservedPod(pod.uid), steps, lambda action: None)
 

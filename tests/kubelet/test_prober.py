@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from services.kubelet.core.memory import Ailment
 from services.kubelet.core.model import ContainerId, ExecAction, Pod, Probe
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.loops.prober import Prober
@@ -117,7 +118,7 @@ async def test_a_container_that_does_not_start_in_time_is_ended() -> None:
         await made.clock.advance(60)
 
         assert early == {}
-        assert made.prober.unhealthy(made.seen) == {"app-0": "its startup probe failed"}
+        assert made.prober.unhealthy(made.seen) == {"app-0": Ailment("its startup probe failed")}
         assert made.runner.ran == {"startup": 3}
 
 
@@ -151,7 +152,7 @@ async def test_a_failing_liveness_probe_names_itself() -> None:
         made.runner.outcomes["liveness"] = False
         await made.clock.advance(10)
 
-        assert made.prober.unhealthy(made.seen) == {"app-0": "its liveness probe failed"}
+        assert made.prober.unhealthy(made.seen) == {"app-0": Ailment("its liveness probe failed")}
 
 
 async def test_a_pod_that_ends_is_not_killed_for_a_late_start() -> None:

@@ -30,15 +30,18 @@ from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel, stream
 from services.common.grpcserver import Listener, Servicer, build_server
 from services.common.watch import WatchHub
+from services.kubelet.adapters.hook_runner import NetworkHookRunner
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.model import PodUid
 from services.kubelet.core.status import PodStatus, to_kubernetes
 from services.kubelet.loops.actions import Actor, NodeFacts
 from services.kubelet.loops.eventlog import EventLog
 from services.kubelet.loops.explainer import Explainer, Faults
+from services.kubelet.loops.hooks import Hooks
 from services.kubelet.loops.housekeeping import Housekeeper
 from services.kubelet.loops.pleg import RuntimeWatcher
 from services.kubelet.loops.prober import Prober
+from services.kubelet.loops.stopping import Stopper
 from services.kubelet.loops.sync import PodWorkers
 from services.kubelet.objects.store import ObjectStore
 from services.kubelet.ports import ProbeOutcome, ProbeTarget
@@ -52,6 +55,7 @@ from services.proxy.loops.sync import ServiceSync
 from services.proxy.server import ProxyServicer
 from tests.fakes.files import FakeFiles
 from tests.fakes.kernel import MemoryKernel
+from tests.fakes.last_words import FakeLastWords
 from tests.fakes.runtime import FakeRuntime
 
 pytestmark = pytest.mark.asyncio
@@ -95,6 +99,8 @@ class Node:
     traces: telemetry.Telemetry
     housekeeper: Housekeeper
     refused: dict[str, str]
+    words: FakeLastWords
+    events: EventLog
 
     async def apply(self, *objects: Mapping[str, Any]) -> None:
         """Apply objects over the wire."""
@@ -149,7 +155,18 @@ async def running(
     statuses: WatchHub[PodStatus] = WatchHub(store.pod_hub.run_id)
     events, probes = EventLog(clock, "run"), Probes()
     files = files or FakeFiles()
-    actor = Actor(runtime, store, files, events, NodeFacts(folder, 1 << 30))
+    runner, words = NetworkHookRunner(runtime, events, clock), FakeLastWords()
+    hooks = Hooks(runner, events, clock, lambda uid: workers.probe_moved(uid))
+    actor = Actor(
+        runtime,
+        store,
+        files,
+        events,
+        NodeFacts(folder, 1 << 30),
+        stopper=Stopper(runtime, runner, events, clock),
+        hooks=hooks,
+        words=words,
+    )
     workers = PodWorkers(
         source=store,
         runtime=runtime,
@@ -159,6 +176,8 @@ async def running(
         clock=clock,
         hub=statuses,
         host_ip="192.0.2.1",
+        hooks=hooks,
+        words=words,
     )
     prober = Prober(probes, events, clock, workers.probe_moved)
     workers.bind(prober)
@@ -223,6 +242,7 @@ async def running(
     async with asyncio.TaskGroup() as group:
         loops = [
             prober.run(),
+            hooks.run(),
             workers.run(),
             workers.follow_source(),
             watcher.follow(),
@@ -243,6 +263,8 @@ async def running(
                 traces=traces,
                 housekeeper=housekeeper,
                 refused=refused,
+                words=words,
+                events=events,
             )
         finally:
             for task in tasks:

@@ -19,12 +19,18 @@ from services.kubelet.adapters import cri_security
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
+from services.kubelet.core.spec_hash import spec_hash
 from services.kubelet.errors import RuntimeListIncompleteError
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 POD_UID_LABEL = "io.kubernetes.pod.uid"
 # What a lost store takes pods back from.
 MANIFEST_ANNOTATION = "tripod.io/pod"
+# As the original kubelet has them, so that others read them as they do on its nodes.
+HASH_ANNOTATION = "io.kubernetes.container.hash"
+RESTARTS_ANNOTATION = "io.kubernetes.container.restartCount"
+MESSAGE_PATH_ANNOTATION = "io.kubernetes.container.terminationMessagePath"
+MESSAGE_POLICY_ANNOTATION = "io.kubernetes.container.terminationMessagePolicy"
 LEDGER_INFO = "tripod.io/ledger"
 _STATES = {
     pb.CONTAINER_CREATED: RuntimeState.CREATED,
@@ -135,6 +141,7 @@ class CriRuntime:
             reason=status.reason,
             message=status.message,
             log_path=status.log_path,
+            spec_hash=status.annotations.get(HASH_ANNOTATION, ""),
         )
 
     async def list_pods(self) -> Mapping[PodUid, ObservedPod]:
@@ -347,8 +354,11 @@ def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
         ],
         labels={**_labels(config.pod), "io.kubernetes.container.name": config.container.name},
         log_path=config.log_path,
+        annotations=_container_annotations(config),
         tty=config.container.tty,
         stdin=config.container.stdin,
+        stdin_once=config.container.stdin_once,
+        stop_signal=_signal(config.container.lifecycle.stop_signal),
     )
     resources = made.linux.resources
     resources.cpu_shares = wanted.cpu_shares
@@ -356,5 +366,26 @@ def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
     resources.cpu_period = wanted.cpu_period_microseconds if wanted.cpu_quota_microseconds else 0
     resources.memory_limit_in_bytes = wanted.memory_limit_bytes
     resources.oom_score_adj = wanted.oom_score_adj
-    made.linux.security_context.CopyFrom(cri_security.container_context(config.pod, config.rights))
+    context = made.linux.security_context
+    context.CopyFrom(cri_security.container_context(config.pod, config.rights))
+    if config.target:
+        context.namespace_options.pid = pb.TARGET
+        context.namespace_options.target_id = config.target
     return made
+
+
+def _container_annotations(config: ContainerConfig) -> dict[str, str]:
+    container = config.container
+    return {
+        HASH_ANNOTATION: spec_hash(container),
+        RESTARTS_ANNOTATION: str(config.attempt),
+        MESSAGE_PATH_ANNOTATION: container.termination_message_path,
+        MESSAGE_POLICY_ANNOTATION: container.termination_message_policy.value,
+    }
+
+
+def _signal(name: str) -> pb.Signal.ValueType:
+    """Return a signal as the CRI names it: SIGRTMIN+1 is `SIGNAL_SIGRTMINPLUS1`."""
+    if not name:
+        return pb.SIGNAL_RUNTIME_DEFAULT
+    return pb.Signal.Value(f"SIGNAL_{name.replace('+', 'PLUS').replace('-', 'MINUS')}")

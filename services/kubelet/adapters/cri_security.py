@@ -28,7 +28,7 @@ def sandbox_linux(pod: Pod) -> pb.LinuxPodSandboxConfig:
     context = pb.LinuxSandboxSecurityContext(
         namespace_options=namespaces(pod),
         seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault),
-        privileged=any(container.security.privileged for container in pod.spec.containers),
+        privileged=any(container.security.privileged for container in pod.spec.every),
         selinux_options=_selinux(security.selinux),
         supplemental_groups=security.supplemental_groups,
     )
@@ -57,7 +57,7 @@ def port_mappings(pod: Pod) -> list[pb.PortMapping]:
             host_port=port.host_port,
             host_ip=port.host_ip,
         )
-        for container in pod.spec.containers
+        for container in pod.spec.lasting
         for port in container.ports
         if port.host_port
     ]

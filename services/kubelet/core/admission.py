@@ -96,11 +96,23 @@ def _system(pod: Pod, node: Node) -> Refusal | None:
 
 
 def requests(spec: PodSpec) -> dict[str, int]:
-    """Return what a pod takes of the node."""
-    total: dict[str, int] = {_PODS: 1}
-    for container in spec.containers:
+    """Return what a pod takes of the node: the most that it takes at any time.
+
+    That is what its main containers and sidecars take together, or one of its init
+    containers with the sidecars that started before it (KEP-753).
+    """
+    total: dict[str, int] = {}
+    for container in spec.lasting:
         _add(total, container_requests(container.resources))
-    return total
+    sidecars: dict[str, int] = {}
+    for container in spec.init_containers:
+        if container in spec.sidecars:
+            _add(sidecars, container_requests(container.resources))
+            continue
+        beside = dict(sidecars)
+        _add(beside, container_requests(container.resources))
+        total |= {name: max(count, total.get(name, 0)) for name, count in beside.items()}
+    return {_PODS: 1} | total
 
 
 def container_requests(value: Resources) -> dict[str, int]:
@@ -142,8 +154,13 @@ def _path(name: str, spec: PodSpec) -> str:
     """Return the path of the largest request for a resource."""
     if name == _PODS:
         return "spec"
-    asked = [container_requests(container.resources).get(name, 0) for container in spec.containers]
-    return f"spec.containers[{asked.index(max(asked))}].resources.requests.{name}"
+    lists = {"containers": spec.containers, "initContainers": spec.init_containers}
+    asked = {
+        f"spec.{kind}[{index}]": container_requests(container.resources).get(name, 0)
+        for kind, containers in lists.items()
+        for index, container in enumerate(containers)
+    }
+    return f"{max(asked, key=lambda path: asked[path])}.resources.requests.{name}"
 
 
 def _amount(name: str, count: int) -> str:
@@ -177,10 +194,12 @@ def _ports(pod: Pod, others: Sequence[Pod]) -> Refusal | None:
 
 
 def _host_ports(pod: Pod) -> Iterable[tuple[str, ContainerPort]]:
-    for index, container in enumerate(pod.spec.containers):
-        for number, port in enumerate(container.ports):
-            if port.host_port:
-                yield f"spec.containers[{index}].ports[{number}].hostPort", port
+    lists = {"containers": pod.spec.containers, "initContainers": pod.spec.init_containers}
+    for kind, containers in lists.items():
+        for index, container in enumerate(containers):
+            for number, port in enumerate(container.ports):
+                if port.host_port:
+                    yield f"spec.{kind}[{index}].ports[{number}].hostPort", port
 
 
 def clash(one: ContainerPort, other: ContainerPort) -> bool:

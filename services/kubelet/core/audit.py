@@ -143,7 +143,7 @@ def _lives(row: Mapping[str, str]) -> bool:
 def _expected(statuses: Mapping[str, PodStatus], held: Holdings) -> Iterator[Finding]:
     present = {row["id"] for row in held.containers}
     for uid, status in statuses.items():
-        for container in status.containers:
+        for container in status.every:
             runs = container.state.phase is StatePhase.RUNNING
             if runs and container.container_id not in present:
                 what = f"{container.name} is told to run, and the runtime does not have it"

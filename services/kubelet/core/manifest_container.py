@@ -7,55 +7,68 @@ and we refuse for now, with the values that change nothing.
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import Any
 
 from services.kubelet.core import env
 from services.kubelet.core.fields import DNS_LABEL, ENV_NAME, Faults, Fields, path_fault
+from services.kubelet.core.manifest_lifecycle import (
+    read_lifecycle,
+    read_message_path,
+    read_message_policy,
+    read_restart_policy,
+    read_restart_rules,
+)
 from services.kubelet.core.manifest_ports import read_port
 from services.kubelet.core.manifest_probe import read_probe
 from services.kubelet.core.manifest_resources import read_resize_policy, read_resources
 from services.kubelet.core.manifest_security import read_container_security
-from services.kubelet.core.model import Container, EnvVar, PullPolicy, VolumeMount
+from services.kubelet.core.model import Container, EnvVar, PullPolicy, RestartPolicy, VolumeMount
+
+
+class Kind(Enum):
+    """Which list of a pod's spec a container stands in."""
+
+    MAIN = "containers"
+    INIT = "initContainers"
+    EPHEMERAL = "ephemeralContainers"
+
 
 _IMAGE = re.compile(r"\S{1,1024}")
 _LATER: dict[str, tuple[Any, ...]] = {
     "envFrom": ([],),
-    "lifecycle": ({},),
-    "restartPolicy": (),
-    "stdinOnce": (False,),
-    "terminationMessagePath": ("/dev/termination-log",),
-    "terminationMessagePolicy": ("File",),
     "volumeDevices": ([],),
 }
 
 
-def read_container(value: Any, path: str, faults: Faults, volumes: set[str]) -> Container:
+_KNOWN = (
+    *("name", "image", "command", "args", "workingDir", "env", "ports", "resources", "volumeMounts"),
+    *("livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "imagePullPolicy"),
+    *("tty", "stdin", "stdinOnce", "securityContext", "resizePolicy", "restartPolicy", "restartPolicyRules"),
+    *("terminationMessagePath", "terminationMessagePolicy"),
+)
+# An ephemeral container has none of these, a plain init container none of the first four.
+_NOT_EPHEMERAL = (
+    *("livenessProbe", "readinessProbe", "startupProbe", "lifecycle"),
+    *("ports", "resources", "resizePolicy", "restartPolicy", "restartPolicyRules"),
+)
+_NOT_INITIAL = _NOT_EPHEMERAL[:4]
+
+
+def read_container(
+    value: Any, path: str, faults: Faults, volumes: set[str], kind: Kind = Kind.MAIN
+) -> Container:
     """Read a container that may mount `volumes`."""
     fields = Fields(
         value,
         path,
         faults,
-        known=[
-            "name",
-            "image",
-            "command",
-            "args",
-            "workingDir",
-            "env",
-            "ports",
-            "resources",
-            "volumeMounts",
-            "livenessProbe",
-            "readinessProbe",
-            "startupProbe",
-            "imagePullPolicy",
-            "tty",
-            "stdin",
-            "securityContext",
-            "resizePolicy",
-        ],
-        later=_LATER,
+        known=[name for name in _KNOWN if kind is not Kind.EPHEMERAL or name not in _NOT_EPHEMERAL]
+        + (["targetContainerName"] if kind is Kind.EPHEMERAL else []),
+        later=_LATER if kind is not Kind.EPHEMERAL else _LATER | dict.fromkeys(_NOT_EPHEMERAL, ([], {})),
     )
+    if kind is Kind.INIT:
+        _check_initial(fields)
     image = fields.text("image", required=True, form=_IMAGE, what="an image reference")
     ports = tuple(read_port(item, place, faults) for item, place in fields.items("ports"))
     faults.unique(fields.at("ports"), [port.name for port in ports])
@@ -83,7 +96,25 @@ def read_container(value: Any, path: str, faults: Faults, volumes: set[str]) -> 
         stdin=fields.flag("stdin"),
         security=read_container_security(fields),
         resize_policy=read_resize_policy(fields),
+        stdin_once=fields.flag("stdinOnce"),
+        restart_policy=read_restart_policy(fields),
+        restart_rules=read_restart_rules(fields),
+        lifecycle=read_lifecycle(fields, ports),
+        termination_message_path=read_message_path(fields),
+        termination_message_policy=read_message_policy(fields),
+        target=fields.text("targetContainerName") if kind is Kind.EPHEMERAL else "",
     )
+
+
+def _check_initial(fields: Fields) -> None:
+    """Note what an init container may not have: a plain one has ended before anything asks for it."""
+    if fields.raw("restartPolicy") == RestartPolicy.ALWAYS.value:
+        if fields.has("restartPolicyRules"):
+            fields.fault("restartPolicyRules", "must not be set for a container that is always restarted")
+        return
+    for name in _NOT_INITIAL:
+        if fields.raw(name) not in (None, {}):
+            fields.fault(name, "must not be set for an init container without restartPolicy: Always")
 
 
 def _working_dir(container: Fields) -> str:

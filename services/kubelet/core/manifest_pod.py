@@ -11,18 +11,16 @@ from typing import Any
 from services.kubelet.core import manifest_network, manifest_scheduling, manifest_security
 from services.kubelet.core.fields import DNS_LABEL, DNS_SUBDOMAIN, Faults, Fields
 from services.kubelet.core.manifest_config import read_secret_names
-from services.kubelet.core.manifest_container import read_container
+from services.kubelet.core.manifest_container import Kind, read_container
+from services.kubelet.core.manifest_lifecycle import check_sleeps
 from services.kubelet.core.manifest_ports import read_host_ports
 from services.kubelet.core.manifest_probe import MAX_SECONDS
 from services.kubelet.core.manifest_volume import read_volume
-from services.kubelet.core.model import PodSpec, RestartPolicy
+from services.kubelet.core.model import Container, PodSpec, RestartPolicy
 from services.kubelet.core.rules import STANDALONE, Rules
 
 _LATER: dict[str, tuple[Any, ...]] = {
-    "activeDeadlineSeconds": (),
-    "ephemeralContainers": ([],),
     "hostUsers": (True,),
-    "initContainers": ([],),
     "overhead": ({},),
     "resourceClaims": ([],),
     "resources": ({},),
@@ -42,7 +40,8 @@ def read_pod_spec(value: Any, faults: Faults, rules: Rules = STANDALONE) -> PodS
         "spec",
         faults,
         known=(
-            *("containers", "volumes", "restartPolicy", "terminationGracePeriodSeconds", "hostname"),
+            *("containers", "initContainers", "ephemeralContainers", "volumes", "restartPolicy"),
+            *("terminationGracePeriodSeconds", "activeDeadlineSeconds", "hostname"),
             *("enableServiceLinks", "imagePullSecrets", "serviceAccount", "serviceAccountName"),
             "automountServiceAccountToken",
             *_POLICY,
@@ -51,21 +50,28 @@ def read_pod_spec(value: Any, faults: Faults, rules: Rules = STANDALONE) -> PodS
     )
     volumes = tuple(read_volume(item, path, faults) for item, path in spec.items("volumes"))
     faults.unique(spec.at("volumes"), [volume.name for volume in volumes])
-    containers = tuple(
-        read_container(item, path, faults, {volume.name for volume in volumes})
-        for item, path in spec.items("containers", required=True)
+    names = {volume.name for volume in volumes}
+    initial, containers, ephemeral = (
+        _containers(spec, kind, names) for kind in (Kind.INIT, Kind.MAIN, Kind.EPHEMERAL)
     )
-    faults.unique(spec.at("containers"), [container.name for container in containers])
     namespaces = manifest_security.read_namespaces(spec)
-    containers = read_host_ports(containers, spec.at("containers"), faults, host_network=namespaces.network)
+    network = namespaces.network
+    initial = read_host_ports(initial, spec.at(Kind.INIT.value), faults, host_network=network)
+    containers = read_host_ports(containers, spec.at(Kind.MAIN.value), faults, host_network=network)
+    _check_names(spec, initial, containers, ephemeral)
+    _check_targets(spec, ephemeral, {c.name for c in (*initial, *containers)})
+    grace = spec.whole("terminationGracePeriodSeconds", 30, low=0, high=MAX_SECONDS)
+    for kind, found in ((Kind.INIT, initial), (Kind.MAIN, containers)):
+        for index, container in enumerate(found):
+            check_sleeps(container, f"{spec.at(kind.value)}[{index}]", grace, faults)
     policy = spec.text("restartPolicy", "Always", choices=[p.value for p in RestartPolicy])
     return PodSpec(
         containers=containers,
+        init_containers=initial,
+        ephemeral_containers=ephemeral,
         volumes=volumes,
         restart_policy=RestartPolicy(policy),
-        termination_grace_period_seconds=spec.whole(
-            "terminationGracePeriodSeconds", 30, low=0, high=MAX_SECONDS
-        ),
+        termination_grace_period_seconds=grace,
         hostname=spec.text("hostname", form=DNS_LABEL, what="a DNS label"),
         enable_service_links=spec.flag("enableServiceLinks", default=True),
         image_pull_secrets=read_secret_names(spec, "imagePullSecrets"),
@@ -80,6 +86,7 @@ def read_pod_spec(value: Any, faults: Faults, rules: Rules = STANDALONE) -> PodS
         scheduling=manifest_scheduling.read_scheduling(spec, rules),
         readiness_gates=manifest_security.read_readiness_gates(spec, faults, cluster=rules.cluster),
         runtime_class_name=spec.text("runtimeClassName", form=DNS_SUBDOMAIN, what="a DNS name"),
+        active_deadline_seconds=_deadline(spec),
     )
 
 
@@ -91,3 +98,30 @@ def _service_account(spec: Fields) -> str:
     if name and old and name != old:
         spec.fault("serviceAccount", "differs from serviceAccountName, whose old name it is")
     return name or old or "default"
+
+
+def _containers(spec: Fields, kind: Kind, volumes: set[str]) -> tuple[Container, ...]:
+    """Read one list of containers."""
+    items = spec.items(kind.value, required=kind is Kind.MAIN)
+    return tuple(read_container(item, path, spec.faults, volumes, kind) for item, path in items)
+
+
+def _check_names(spec: Fields, *lists: tuple[Container, ...]) -> None:
+    """Note names that stand twice, in one list or in two of them."""
+    names = [[container.name for container in found] for found in lists]
+    for kind, found in zip((Kind.INIT, Kind.MAIN, Kind.EPHEMERAL), names, strict=True):
+        spec.faults.unique(spec.at(kind.value), found)
+    spec.faults.unique(spec.path, [name for found in names for name in set(found)])
+
+
+def _check_targets(spec: Fields, ephemeral: tuple[Container, ...], names: set[str]) -> None:
+    """Note ephemeral containers whose target is no container of the pod."""
+    for index, container in enumerate(ephemeral):
+        if container.target and container.target not in names:
+            path = f"{spec.at(Kind.EPHEMERAL.value)}[{index}].targetContainerName"
+            spec.faults.add(path, f"no container is called {container.target!r}")
+
+
+def _deadline(spec: Fields) -> int | None:
+    name = "activeDeadlineSeconds"
+    return spec.whole(name, 1, low=1, high=MAX_SECONDS) if spec.has(name) else None

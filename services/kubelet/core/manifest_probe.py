@@ -43,7 +43,9 @@ def read_probe(container: Fields, name: str, ports: tuple[ContainerPort, ...]) -
             "timeoutSeconds",
             "successThreshold",
             "failureThreshold",
+            *(() if name == "readinessProbe" else ("terminationGracePeriodSeconds",)),
         ],
+        # Nothing ends for a readiness probe.
         later={"terminationGracePeriodSeconds": ()},
     )
     success = fields.whole("successThreshold", 1, low=1, high=MAX_SECONDS)
@@ -59,7 +61,13 @@ def read_probe(container: Fields, name: str, ports: tuple[ContainerPort, ...]) -
         timeout_seconds=fields.whole("timeoutSeconds", 1, low=1, high=MAX_SECONDS),
         success_threshold=success,
         failure_threshold=fields.whole("failureThreshold", 3, low=1, high=MAX_SECONDS),
+        termination_grace_period_seconds=_grace(fields),
     )
+
+
+def _grace(probe: Fields) -> int | None:
+    name = "terminationGracePeriodSeconds"
+    return probe.whole(name, 1, low=1, high=MAX_SECONDS) if probe.has(name) else None
 
 
 def _action(probe: Fields, ports: tuple[ContainerPort, ...]) -> ProbeAction | None:
@@ -70,24 +78,35 @@ def _action(probe: Fields, ports: tuple[ContainerPort, ...]) -> ProbeAction | No
         return None
     value, path = probe.raw(given[0]), probe.at(given[0])
     if given[0] == "exec":
-        fields = Fields(value, path, probe.faults, known=("command",))
-        command = fields.texts("command")
-        if not command:
-            fields.fault("command", "needs one item at least")
-        return ExecAction(command)
+        return read_exec(probe)
     if given[0] == "tcpSocket":
         fields = Fields(value, path, probe.faults, known=("port", "host"))
         return TcpSocket(_target(fields, ports), _host(fields))
     if given[0] == "grpc":
         fields = Fields(value, path, probe.faults, known=("port", "service"))
         return GrpcCheck(fields.whole("port", 0, low=1, high=MAX_PORT, required=True), fields.text("service"))
-    fields = Fields(value, path, probe.faults, known=("port", "path", "scheme", "host", "httpHeaders"))
+    return read_http_get(probe, ports)
+
+
+def read_exec(action: Fields) -> ExecAction:
+    """Read `exec` of a probe or a hook that has one."""
+    fields = Fields(action.raw("exec"), action.at("exec"), action.faults, known=("command",))
+    command = fields.texts("command")
+    if not command:
+        fields.fault("command", "needs one item at least")
+    return ExecAction(command)
+
+
+def read_http_get(action: Fields, ports: tuple[ContainerPort, ...]) -> HttpGet:
+    """Read `httpGet` of a probe or a hook that has one."""
+    known = ("port", "path", "scheme", "host", "httpHeaders")
+    fields = Fields(action.raw("httpGet"), action.at("httpGet"), action.faults, known=known)
     return HttpGet(
         port=_target(fields, ports),
         path=_url_path(fields),
         scheme=fields.text("scheme", "HTTP", choices=("HTTP", "HTTPS")),
         host=_host(fields),
-        headers=tuple(_header(item, place, probe.faults) for item, place in fields.items("httpHeaders")),
+        headers=tuple(_header(item, place, fields.faults) for item, place in fields.items("httpHeaders")),
     )
 
 

@@ -142,7 +142,7 @@ ProbeAction = HttpGet | TcpSocket | ExecAction | GrpcCheck
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One probe with its rhythm."""
+    """One probe with its rhythm; a grace of None is the pod's."""
 
     action: ProbeAction
     initial_delay_seconds: int = 0
@@ -150,6 +150,44 @@ class Probe:
     timeout_seconds: int = 1
     success_threshold: int = 1
     failure_threshold: int = 3
+    termination_grace_period_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SleepAction:
+    """Do nothing for so long; zero is allowed."""
+
+    seconds: int
+
+
+HookAction = ExecAction | HttpGet | SleepAction
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What runs after a container's start and before its stop, and the signal of its stop.
+
+    `stop_signal` is a name such as SIGUSR1; empty means the image's, else SIGTERM.
+    """
+
+    post_start: HookAction | None = None
+    pre_stop: HookAction | None = None
+    stop_signal: str = ""
+
+
+class MessagePolicy(Enum):
+    """Where a container's termination message comes from."""
+
+    FILE = "File"
+    FALLBACK_TO_LOGS_ON_ERROR = "FallbackToLogsOnError"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRule:
+    """Restart a container that ended with one of `exit_codes`, or with `others` by any but them."""
+
+    exit_codes: tuple[int, ...]
+    others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +229,15 @@ class Container:
     security: ContainerSecurity = field(default=ContainerSecurity())
     # What a resize restarts: resource name and policy.
     resize_policy: tuple[tuple[str, str], ...] = ()
+    stdin_once: bool = False
+    # None is the pod's. An init container with ALWAYS is a sidecar.
+    restart_policy: RestartPolicy | None = None
+    restart_rules: tuple[RestartRule, ...] = ()
+    lifecycle: Lifecycle = Lifecycle()
+    termination_message_path: str = "/dev/termination-log"
+    termination_message_policy: MessagePolicy = MessagePolicy.FILE
+    # The container whose processes an ephemeral one sees.
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +275,8 @@ class PodSpec:
     """What a pod should run."""
 
     containers: tuple[Container, ...]
+    init_containers: tuple[Container, ...] = ()
+    ephemeral_containers: tuple[Container, ...] = ()
     volumes: tuple[Volume, ...] = ()
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     termination_grace_period_seconds: int = 30
@@ -244,6 +293,22 @@ class PodSpec:
     # Types of conditions that others must set before the pod is ready.
     readiness_gates: tuple[str, ...] = ()
     runtime_class_name: str = ""
+    active_deadline_seconds: int | None = None
+
+    @property
+    def every(self) -> tuple[Container, ...]:
+        """All containers of whatever kind, in the order in which they start."""
+        return (*self.init_containers, *self.containers, *self.ephemeral_containers)
+
+    @property
+    def sidecars(self) -> tuple[Container, ...]:
+        """The init containers that run beside the main ones, in order."""
+        return tuple(c for c in self.init_containers if c.restart_policy is RestartPolicy.ALWAYS)
+
+    @property
+    def lasting(self) -> tuple[Container, ...]:
+        """The containers that are probed and make the pod ready: sidecars and main ones."""
+        return (*self.sidecars, *self.containers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class ObservedContainer:
     message: str = ""
     log_path: str = ""
     removed: bool = False
+    # Of the spec that it was made from; empty where that is not known.
+    spec_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ container need do but once.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
+from services.kubelet.core.memory import HookState, Memory, Over
 from services.kubelet.core.model import ContainerId
 from services.kubelet.core.observed import ObservedContainer, RuntimeState
-from services.kubelet.core.plan import Memory
 
 _VERSION = 1
 _TIMES = ("started_at", "finished_at")
@@ -24,24 +24,44 @@ _KEPT = tuple(field.name for field in fields(ObservedContainer))
 
 @dataclass(frozen=True, slots=True)
 class PodRecord:
-    """When the pod was first seen, the started containers of the latest look, those that vanished, and
-    those whose startup probe has succeeded.
+    """When the pod was first seen, the started containers of the latest look, those that vanished,
+    those whose startup probe has succeeded, those whose postStart hook has, those that are stopped to be
+    made anew, and why the pod has failed.
     """
 
     start_time: datetime | None = None
     seen: tuple[ObservedContainer, ...] = ()
     gone: tuple[ObservedContainer, ...] = ()
     begun: tuple[ContainerId, ...] = ()
+    hooked: tuple[ContainerId, ...] = ()
+    changed: tuple[ContainerId, ...] = ()
+    over: Over | None = None
 
 
 def record(memory: Memory, start_time: datetime | None) -> PodRecord:
     """Take what must be kept from a worker's memory."""
-    return PodRecord(start_time, memory.seen, memory.gone, tuple(sorted(memory.begun)))
+    return PodRecord(
+        start_time,
+        memory.seen,
+        memory.gone,
+        begun=tuple(sorted(memory.begun)),
+        hooked=tuple(sorted(key for key, state in memory.hooks.items() if state is HookState.DONE)),
+        changed=tuple(sorted(memory.changed)),
+        over=memory.over,
+    )
 
 
 def remembered(memory: Memory, kept: PodRecord) -> Memory:
     """Put back what a run before has kept."""
-    return replace(memory, seen=kept.seen, gone=kept.gone, begun=frozenset(kept.begun))
+    return replace(
+        memory,
+        seen=kept.seen,
+        gone=kept.gone,
+        begun=frozenset(kept.begun),
+        hooks=dict.fromkeys(kept.hooked, HookState.DONE),
+        changed=frozenset(kept.changed),
+        over=kept.over,
+    )
 
 
 def encode(value: PodRecord) -> str:
@@ -53,6 +73,9 @@ def encode(value: PodRecord) -> str:
             "seen": [_plain(container) for container in value.seen],
             "gone": [_plain(container) for container in value.gone],
             "begun": list(value.begun),
+            "hooked": list(value.hooked),
+            "changed": list(value.changed),
+            "over": asdict(value.over) if value.over else None,
         }
     )
 
@@ -74,10 +97,17 @@ def decode(text: str) -> PodRecord | None:
             datetime.fromisoformat(start) if start else None,
             tuple(_container(item) for item in values["seen"]),
             tuple(_container(item) for item in values["gone"]),
-            tuple(ContainerId(str(item)) for item in values.get("begun", [])),
+            begun=_ids(values.get("begun", [])),
+            hooked=_ids(values.get("hooked", [])),
+            changed=_ids(values.get("changed", [])),
+            over=Over(**values["over"]) if values.get("over") else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _ids(values: list[Any]) -> tuple[ContainerId, ...]:
+    return tuple(ContainerId(str(item)) for item in values)
 
 
 def _container(values: dict[str, Any]) -> ObservedContainer:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from services.kubelet.core import quantity, render_policy
+from services.kubelet.core import quantity, render_lifecycle, render_policy
 from services.kubelet.core.model import (
     ConfigMap,
     Container,
     EmptyDir,
-    ExecAction,
     GrpcCheck,
     HostPath,
     Namespace,
@@ -84,6 +83,8 @@ def pod_spec(spec: PodSpec) -> Json:
     return kept(
         {
             "containers": [_container(container) for container in spec.containers],
+            "initContainers": [_container(container) for container in spec.init_containers],
+            "ephemeralContainers": [_container(container) for container in spec.ephemeral_containers],
             "volumes": [_volume(volume) for volume in spec.volumes],
             "restartPolicy": spec.restart_policy.value,
             "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
@@ -99,6 +100,7 @@ def pod_spec(spec: PodSpec) -> Json:
             **render_policy.dns(spec.dns),
             **render_policy.naming(spec.naming),
             **render_policy.scheduling(spec.scheduling),
+            "activeDeadlineSeconds": spec.active_deadline_seconds,
         }
     )
 
@@ -135,9 +137,11 @@ def _container(value: Container) -> Json:
             "startupProbe": _probe(value.startup_probe),
             "securityContext": render_policy.container_security(value.security),
             "resizePolicy": [{"resourceName": n, "restartPolicy": p} for n, p in value.resize_policy],
+            **render_lifecycle.of_container(value),
         }
     )
-    return {**made, **({"tty": True} if value.tty else {}), **({"stdin": True} if value.stdin else {})}
+    flags = {"tty": value.tty, "stdin": value.stdin, "stdinOnce": value.stdin_once}
+    return {**made, **{name: True for name, on in flags.items() if on}}
 
 
 def _resources(value: Resources) -> Json:
@@ -167,32 +171,25 @@ def _amount(name: str, count: int) -> str:
 def _probe(value: Probe | None) -> Json | None:
     if value is None:
         return None
-    return {
-        **_action(value.action),
-        "initialDelaySeconds": value.initial_delay_seconds,
-        "periodSeconds": value.period_seconds,
-        "timeoutSeconds": value.timeout_seconds,
-        "successThreshold": value.success_threshold,
-        "failureThreshold": value.failure_threshold,
-    }
+    return kept(
+        {
+            **_action(value.action),
+            "initialDelaySeconds": value.initial_delay_seconds,
+            "periodSeconds": value.period_seconds,
+            "timeoutSeconds": value.timeout_seconds,
+            "successThreshold": value.success_threshold,
+            "failureThreshold": value.failure_threshold,
+            "terminationGracePeriodSeconds": value.termination_grace_period_seconds,
+        }
+    )
 
 
 def _action(value: ProbeAction) -> Json:
-    if isinstance(value, ExecAction):
-        return {"exec": {"command": list(value.command)}}
     if isinstance(value, TcpSocket):
         return {"tcpSocket": kept({"port": value.port, "host": value.host})}
     if isinstance(value, GrpcCheck):
         return {"grpc": kept({"port": value.port, "service": value.service})}
-    headers = [{"name": name, "value": text} for name, text in value.headers]
-    get = {
-        "port": value.port,
-        "path": value.path,
-        "scheme": value.scheme,
-        "host": value.host,
-        "httpHeaders": headers,
-    }
-    return {"httpGet": kept(get)}
+    return render_lifecycle.action(value)
 
 
 def _volume(value: Volume) -> Json:

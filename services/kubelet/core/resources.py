@@ -42,8 +42,9 @@ def kernel_resources(pod: Pod, container: Container, machine_memory_bytes: int) 
 
 
 def quality_of_service(pod: Pod) -> str:
-    """Return Guaranteed, Burstable or BestEffort."""
-    resources = [container.resources for container in pod.spec.containers]
+    """Return Guaranteed, Burstable or BestEffort: init containers count, ephemeral ones do not."""
+    counted = (*pod.spec.containers, *pod.spec.init_containers)
+    resources = [container.resources for container in counted]
     values = [
         (r.cpu_request_millicores, r.cpu_limit_millicores, r.memory_request_bytes, r.memory_limit_bytes)
         for r in resources
@@ -61,5 +62,9 @@ def _oom_score(pod: Pod, container: Container, machine_memory_bytes: int) -> int
     if quality == "BestEffort":
         return 1000
     request = container.resources.memory_request_bytes or 0
+    if container in pod.spec.sidecars:
+        # A sidecar is not killed before the containers that need it.
+        mains = [c.resources.memory_request_bytes or 0 for c in pod.spec.containers]
+        request = max(request, min(mains))
     score = 1000 - 1000 * request // max(1, machine_memory_bytes)
     return min(999, max(3, score))

@@ -1,20 +1,25 @@
 """Compute a pod's status from what was seen. Pure.
 
-Source: Kubernetes "Pod Lifecycle": phases, conditions, container states.
+A pod is Pending until its init containers are done, also when they run again in a new
+sandbox; it has succeeded or failed when nothing of it runs any more.
+Source: Kubernetes "Pod Lifecycle": phases, conditions, container states; the kubelet's
+`getPhase` and `status/generate.go`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from services.kubelet.core.model import Container, Pod, PodUid, RestartPolicy
+from services.kubelet.core.begin import awaited, failed_init, here, is_sidecar
+from services.kubelet.core.memory import Over
+from services.kubelet.core.model import Container, ContainerId, Pod, PodUid
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, RuntimeState
-from services.kubelet.core.plan import restarts
 from services.kubelet.core.render import rfc3339
+from services.kubelet.core.restarts import comes_back
 
 
 class PodPhase(Enum):
@@ -48,7 +53,7 @@ class ContainerState:
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    """Status of one container."""
+    """Status of one container; `started` once its hook and its startup probe have succeeded."""
 
     name: str
     image: str
@@ -58,6 +63,7 @@ class ContainerStatus:
     ready: bool = False
     restart_count: int = 0
     last_state: ContainerState | None = None
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,18 @@ class PodStatus:
     reason: str = ""
     message: str = ""
     trace_id: str = ""
+    init_containers: tuple[ContainerStatus, ...] = ()
+    ephemeral_containers: tuple[ContainerStatus, ...] = ()
+
+    @property
+    def every(self) -> tuple[ContainerStatus, ...]:
+        """All containers of whatever kind."""
+        return (*self.init_containers, *self.containers, *self.ephemeral_containers)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the pod has ended for good."""
+        return self.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED)
 
     @property
     def ready(self) -> bool:
@@ -124,6 +142,8 @@ class Circumstances:
 
     `readiness` is the verdict of each container's readiness probe, by container id;
     absent means that there is none yet. `start_time` is when a run before saw the pod first.
+    `started` are the instances that have started, of those that have a hook or a startup
+    probe; `changed` those that ended to be made anew; `over` is why the pod has failed.
     """
 
     readiness: Mapping[str, bool]
@@ -132,20 +152,32 @@ class Circumstances:
     now: datetime
     trace_id: str = ""
     start_time: datetime | None = None
+    started: Set[ContainerId] = frozenset()
+    changed: Set[ContainerId] = frozenset()
+    over: Over | None = None
 
 
 def compute_status(
     pod: Pod, observed: ObservedPod, around: Circumstances, previous: PodStatus | None
 ) -> PodStatus:
     """Compute the status; a condition keeps its time while it does not change."""
-    containers = tuple(_container(spec, pod, observed, around) for spec in pod.spec.containers)
+    initial, containers, ephemeral = (
+        tuple(_container(spec, pod, observed, around) for spec in specs)
+        for specs in (pod.spec.init_containers, pod.spec.containers, pod.spec.ephemeral_containers)
+    )
     sandbox = observed.sandbox()
+    phase = _phase(pod, containers, observed, around, previous)
+    over = around.over if phase is PodPhase.FAILED else None
     status = PodStatus(
         uid=pod.uid,
         namespace=pod.namespace,
         name=pod.name,
-        phase=_phase(pod, containers, previous),
+        phase=phase,
         containers=containers,
+        init_containers=initial,
+        ephemeral_containers=ephemeral,
+        reason=over.reason if over else "",
+        message=over.message if over else "",
         pod_ips=sandbox.addresses if sandbox and sandbox.ready else (),
         host_ip=around.host_ip,
         start_time=previous.start_time if previous else around.start_time or around.now,
@@ -153,14 +185,14 @@ def compute_status(
         trace_id=around.trace_id,
     )
     wired = sandbox is not None and sandbox.ready
-    return replace(status, conditions=_conditions(status, around.now, previous, wired=wired))
+    return replace(status, conditions=_conditions(pod, status, around.now, previous, wired=wired))
 
 
 def _container(spec: Container, pod: Pod, observed: ObservedPod, around: Circumstances) -> ContainerStatus:
     latest = observed.latest(spec.name)
     waiting = around.waiting.get(spec.name)
     if latest is None:
-        why = waiting or Waiting("ContainerCreating")
+        why = waiting or Waiting("PodInitializing" if pod.spec.init_containers else "ContainerCreating")
         return ContainerStatus(
             spec.name, spec.image, ContainerState(StatePhase.WAITING, why.reason, why.message)
         )
@@ -177,17 +209,27 @@ def _container(spec: Container, pod: Pod, observed: ObservedPod, around: Circums
         state=state,
         image_id=latest.image_id,
         container_id=latest.id,
-        ready=_ready(spec, latest, around),
+        ready=_ready(spec, pod, latest, around),
         restart_count=latest.attempt,
         last_state=last,
+        started=_started(spec, latest, around),
     )
 
 
-def _ready(spec: Container, latest: ObservedContainer, around: Circumstances) -> bool:
+def _started(spec: Container, latest: ObservedContainer, around: Circumstances) -> bool:
+    at_once = spec.startup_probe is None and spec.lifecycle.post_start is None
+    return latest.state is RuntimeState.RUNNING and (at_once or latest.id in around.started)
+
+
+def _ready(spec: Container, pod: Pod, latest: ObservedContainer, around: Circumstances) -> bool:
+    if spec in pod.spec.ephemeral_containers:
+        return False
+    if spec in pod.spec.init_containers and not is_sidecar(pod.spec, spec):
+        return latest.state is RuntimeState.EXITED and latest.exit_code == 0
     if latest.state is not RuntimeState.RUNNING:
         return False
-    probed = spec.readiness_probe is not None or spec.startup_probe is not None
-    return not probed or around.readiness.get(latest.id, False)
+    probed = spec.readiness_probe or spec.startup_probe or spec.lifecycle.post_start
+    return probed is None or around.readiness.get(latest.id, False)
 
 
 def _state(container: ObservedContainer) -> ContainerState:
@@ -208,17 +250,47 @@ def _state(container: ObservedContainer) -> ContainerState:
     return ContainerState(StatePhase.WAITING, "ContainerCreating", container.message)
 
 
-def _phase(pod: Pod, containers: tuple[ContainerStatus, ...], previous: PodStatus | None) -> PodPhase:
-    if previous is not None and previous.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED):
+def _phase(
+    pod: Pod,
+    containers: tuple[ContainerStatus, ...],
+    observed: ObservedPod,
+    around: Circumstances,
+    previous: PodStatus | None,
+) -> PodPhase:
+    if previous is not None and previous.terminal:
         return previous.phase
-    ended = [c for c in containers if _has_ended(c, pod.spec.restart_policy)]
-    if len(ended) == len(containers):
-        good = all(_last_exit(c) == 0 for c in containers)
-        return PodPhase.SUCCEEDED if good else PodPhase.FAILED
-    unborn = any(_unborn(c) for c in containers)
-    if unborn and (previous is None or previous.phase is PodPhase.PENDING):
+    final = _final(pod, containers, observed, around)
+    if final is not None and not _lives(observed):
+        return final
+    before = previous.phase if previous is not None else PodPhase.PENDING
+    if final is not None or pod.deletion_time is not None:
+        return before if _unborn_any(containers) else PodPhase.RUNNING
+    if not _initialized(pod, observed, around):
+        return PodPhase.PENDING
+    if _unborn_any(containers) and before is PodPhase.PENDING:
         return PodPhase.PENDING
     return PodPhase.RUNNING
+
+
+def _final(
+    pod: Pod, containers: tuple[ContainerStatus, ...], observed: ObservedPod, around: Circumstances
+) -> PodPhase | None:
+    """Return how the pod has ended, or is about to; None for one that goes on."""
+    if around.over is not None or failed_init(pod, observed) is not None:
+        return PodPhase.FAILED
+    pairs = list(zip(pod.spec.containers, containers, strict=True))
+    if not all(_has_ended(pod, spec, status, around) for spec, status in pairs):
+        return None
+    good = all(status.state.exit_code == 0 for status in containers)
+    return PodPhase.SUCCEEDED if good else PodPhase.FAILED
+
+
+def _lives(observed: ObservedPod) -> bool:
+    return any(c.state in (RuntimeState.RUNNING, RuntimeState.UNKNOWN) for c in observed.containers)
+
+
+def _unborn_any(containers: tuple[ContainerStatus, ...]) -> bool:
+    return any(_unborn(container) for container in containers)
 
 
 def _unborn(container: ContainerStatus) -> bool:
@@ -226,36 +298,62 @@ def _unborn(container: ContainerStatus) -> bool:
     return waits and container.last_state is None and container.state.started_at is None
 
 
-def _has_ended(container: ContainerStatus, policy: RestartPolicy) -> bool:
-    if container.state.phase is not StatePhase.TERMINATED:
+def _has_ended(pod: Pod, spec: Container, status: ContainerStatus, around: Circumstances) -> bool:
+    if status.state.phase is not StatePhase.TERMINATED or status.container_id in around.changed:
         return False
-    return not restarts(policy, container.state.exit_code or 0)
+    return not comes_back(pod, spec, status.state.exit_code or 0)
 
 
-def _last_exit(container: ContainerStatus) -> int:
-    return container.state.exit_code or 0
+def _initialized(pod: Pod, observed: ObservedPod, around: Circumstances) -> bool:
+    """Tell whether the init containers are done in the present sandbox."""
+    box = observed.sandbox()
+    if not pod.spec.init_containers:
+        return True
+    begun = {
+        seen.id
+        for spec in pod.spec.sidecars
+        if (seen := here(observed, spec.name)) is not None and _started(spec, seen, around)
+    }
+    return box is not None and box.ready and awaited(pod.spec, observed, begun) is None
 
 
 def _conditions(
-    status: PodStatus, now: datetime, previous: PodStatus | None, *, wired: bool
+    pod: Pod, status: PodStatus, now: datetime, previous: PodStatus | None, *, wired: bool
 ) -> tuple[PodCondition, ...]:
-    ended = status.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED)
-    unready = [c.name for c in status.containers if not c.ready]
+    unready = [c.name for c in _lasting(pod, status) if not c.ready]
     reason, message = "", ""
-    if ended:
+    if status.terminal:
         reason = "PodCompleted" if status.phase is PodPhase.SUCCEEDED else "PodFailed"
     elif unready:
         reason, message = "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
-    ready = not ended and not unready
+    ready = not status.terminal and not unready
     computed = (
         PodCondition("PodScheduled", True),
         PodCondition("PodReadyToStartContainers", wired),
-        PodCondition("Initialized", True, "PodCompleted" if status.phase is PodPhase.SUCCEEDED else ""),
+        _initialized_condition(pod, status),
         PodCondition("ContainersReady", ready, reason, message),
         PodCondition("Ready", ready, reason, message),
     )
     before = {c.type: c for c in previous.conditions} if previous else {}
     return tuple(_timed(condition, before.get(condition.type), now) for condition in computed)
+
+
+def _lasting(pod: Pod, status: PodStatus) -> list[ContainerStatus]:
+    names = {spec.name for spec in pod.spec.lasting}
+    return [container for container in status.every if container.name in names]
+
+
+def _initialized_condition(pod: Pod, status: PodStatus) -> PodCondition:
+    """Say whether the init containers are done: also when a main container has run, which comes after."""
+    if status.phase is PodPhase.SUCCEEDED:
+        return PodCondition("Initialized", True, "PodCompleted")
+    sidecars = {spec.name for spec in pod.spec.sidecars}
+    undone = [c.name for c in status.init_containers if not (c.started if c.name in sidecars else c.ready)]
+    begun = any(c.state.started_at is not None or c.last_state is not None for c in status.containers)
+    if not undone or (begun and status.phase is not PodPhase.PENDING):
+        return PodCondition("Initialized", True)
+    message = f"containers with incomplete status: [{' '.join(undone)}]"
+    return PodCondition("Initialized", False, "ContainersNotInitialized", message)
 
 
 def _timed(condition: PodCondition, before: PodCondition | None, now: datetime) -> PodCondition:
@@ -268,7 +366,9 @@ def to_kubernetes(status: PodStatus) -> dict[str, Any]:
     made: dict[str, Any] = {
         "phase": status.phase.value,
         "conditions": [_condition_json(c) for c in status.conditions],
+        "initContainerStatuses": [_container_json(c) for c in status.init_containers],
         "containerStatuses": [_container_json(c) for c in status.containers],
+        "ephemeralContainerStatuses": [_container_json(c) for c in status.ephemeral_containers],
         "hostIP": status.host_ip,
         "podIP": status.pod_ips[0] if status.pod_ips else "",
         "podIPs": [{"ip": address} for address in status.pod_ips],
@@ -296,7 +396,7 @@ def _container_json(status: ContainerStatus) -> dict[str, Any]:
         "image": status.image,
         "imageID": status.image_id,
         "ready": status.ready,
-        "started": status.state.phase is StatePhase.RUNNING,
+        "started": status.started,
         "restartCount": status.restart_count,
         "state": _state_json(status.state),
     }

@@ -93,7 +93,7 @@ def summarize(node_name: str, pods: Sequence[PodStatus], stats: Stats | None, re
 
 
 def _pod(pod: PodStatus, found: dict[tuple[str, str], ContainerUsage]) -> PodUsage:
-    usages = [(c.name, found.get((pod.uid, c.name))) for c in pod.containers]
+    usages = [(c.name, found.get((pod.uid, c.name))) for c in pod.every]
     sandbox = found.get((pod.uid, SANDBOX_NAME))
     return PodUsage(
         namespace=pod.namespace,

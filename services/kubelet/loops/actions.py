@@ -13,7 +13,8 @@ from opentelemetry import trace
 
 from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import Code, TripodError
-from services.kubelet.core import env, plan, render, volumes
+from services.kubelet.core import env, last_words, plan, render, volumes
+from services.kubelet.core.begin import here
 from services.kubelet.core.dns import NodeDns, pod_dns
 from services.kubelet.core.hostname import (
     Names,
@@ -25,13 +26,24 @@ from services.kubelet.core.hostname import (
 )
 from services.kubelet.core.manifest_container import tag_is_latest
 from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy, SandboxId
-from services.kubelet.core.observed import ObservedPod, ObservedSandbox
+from services.kubelet.core.observed import ObservedPod, ObservedSandbox, RuntimeState
 from services.kubelet.core.plan import Action
 from services.kubelet.core.resources import kernel_resources
 from services.kubelet.core.security import ProfileType, Rights, rights, root_fault
 from services.kubelet.core.status import Waiting
-from services.kubelet.errors import KubeletError
-from services.kubelet.ports import ContainerConfig, EventSink, PodFiles, PodSource, Runtime, SandboxConfig
+from services.kubelet.errors import KubeletError, TargetGoneError
+from services.kubelet.loops.hooks import Hooks
+from services.kubelet.loops.stopping import Stopper
+from services.kubelet.ports import (
+    ContainerConfig,
+    EventSink,
+    LastWords,
+    PodFiles,
+    PodSource,
+    ProbeTarget,
+    Runtime,
+    SandboxConfig,
+)
 
 _VOLUMES = failpoints.step("pod.volumes")
 _SANDBOX_CREATE = failpoints.step("pod.sandbox.create")
@@ -41,7 +53,6 @@ _IMAGE = failpoints.step("pod.image")
 _HOSTS = failpoints.step("pod.hosts")
 _CREATE = failpoints.step("pod.container.create")
 _START = failpoints.step("pod.container.start")
-_STOP = failpoints.step("pod.container.stop")
 _REMOVE = failpoints.step("pod.container.remove")
 _FILES = failpoints.step("pod.files.remove")
 _LOGS = failpoints.step("pod.logs.remove")
@@ -94,6 +105,10 @@ class Actor:
         events: EventSink,
         facts: NodeFacts,
         restriction: Callable[[], str] = lambda: "",
+        *,
+        stopper: Stopper,
+        hooks: Hooks,
+        words: LastWords,
     ) -> None:
         self._runtime = runtime
         self._source = source
@@ -101,6 +116,9 @@ class Actor:
         self._events = events
         self._facts = facts
         self._restriction = restriction
+        self._stopper = stopper
+        self._hooks = hooks
+        self._words = words
         self._starts = asyncio.Semaphore(_STARTS)
 
     async def apply(
@@ -118,7 +136,7 @@ class Actor:
         if stops:
             outcome.acted, outcome.observed = True, None
             begun(stops[0])
-            await self._stop_all(pod, stops)
+            await self._stopper.stop(pod, observed, stops)
         for action in actions:
             if not isinstance(action, plan.StopContainer):
                 begun(action)
@@ -133,9 +151,12 @@ class Actor:
                 case plan.StartContainer():
                     if action.container not in outcome.failures and box is not None:
                         outcome.acted = True
-                        starting = self._start(pod, box, action, outcome)
+                        starting = self._start(pod, box, action, outcome, observed)
                         async with self._starts:
                             await self._guarded(pod, action.container, outcome, starting)
+                case plan.RunPostStart():
+                    outcome.acted = True
+                    self._begin_hook(pod, box, action.container, action.id)
                 case _:
                     outcome.acted, outcome.observed = True, None
                     await self._undo(pod, action, outcome)
@@ -162,7 +183,7 @@ class Actor:
             case plan.Finalize():
                 await self._finalize(pod)
                 outcome.finalized = True
-            case plan.CreateSandbox() | plan.PullImage() | plan.StartContainer():
+            case plan.CreateSandbox() | plan.PullImage() | plan.StartContainer() | plan.RunPostStart():
                 raise AssertionError("`apply` does what makes something")
             case plan.StopContainer() | plan.WaitUntil():
                 raise AssertionError("`apply` has done or skipped these")
@@ -177,21 +198,6 @@ class Actor:
         else:
             if container not in outcome.failures:
                 outcome.started.add(container)
-
-    async def _stop_all(self, pod: Pod, stops: Sequence[plan.StopContainer]) -> None:
-        """Stop containers together, so that their graces overlap."""
-        async with asyncio.TaskGroup() as group:
-            for action in stops:
-                group.create_task(self._stop(pod, action))
-
-    async def _stop(self, pod: Pod, action: plan.StopContainer) -> None:
-        what = f"Stopping container {action.container}: {action.reason}"
-        self._events.emit(pod, "Killing", what, container=action.container)
-        attributes = {"k8s.container.name": action.container, "reason": action.reason}
-        with telemetry.span(telemetry_names.CONTAINER_STOP, attributes=attributes):
-            async with _STOP:
-                await self._runtime.stop_container(action.id, action.grace_seconds)
-        await _STOP.recorded()
 
     async def _make_sandbox(
         self, pod: Pod, action: plan.CreateSandbox, actions: Sequence[Action]
@@ -276,8 +282,23 @@ class Actor:
             raise _StartError("ErrImagePull", message) from error
         self._events.emit(pod, "Pulled", f"Pulled image {action.image!r}", container=action.container)
 
-    async def _start(self, pod: Pod, box: _Box, action: plan.StartContainer, outcome: Outcome) -> None:
-        spec = next(c for c in pod.spec.containers if c.name == action.container)
+    def _begin_hook(self, pod: Pod, box: _Box | None, container: str, container_id: ContainerId) -> None:
+        """Begin the postStart hook of a container that runs, if it has one."""
+        spec = next(c for c in pod.spec.every if c.name == container)
+        addresses = box.seen.addresses if box is not None and box.seen is not None else ()
+        if spec.lifecycle.post_start is not None:
+            target = ProbeTarget(pod, spec, container_id, addresses[0] if addresses else "127.0.0.1")
+            self._hooks.begin(spec.lifecycle.post_start, target)
+
+    async def _start(
+        self,
+        pod: Pod,
+        box: _Box,
+        action: plan.StartContainer,
+        outcome: Outcome,
+        observed: ObservedPod,
+    ) -> None:
+        spec = next(c for c in pod.spec.every if c.name == action.container)
         attributes: dict[str, str | int] = {
             "k8s.container.name": spec.name,
             "k8s.container.restart_count": action.attempt,
@@ -285,8 +306,10 @@ class Actor:
         try:
             with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
                 await self._files.prepare(pod)
+                await self._words.prepare(pod, spec, action.attempt)
                 given = await self._rights(pod, spec)
                 config = self._container_config(pod, spec, action.attempt, box.attempt, rights=given)
+                config = replace(config, target=_target(spec, observed))
                 container_id, seen = await asyncio.gather(self._create(box.id, config), self._look_at(box))
                 if box.seen is None:
                     box.seen = seen
@@ -303,6 +326,7 @@ class Actor:
             raise _StartError("RunContainerError", error.message) from error
         self._events.emit(pod, "Started", f"Started container {spec.name}", container=spec.name)
         await _START.recorded()
+        self._begin_hook(pod, box, spec.name, container_id)
         await self._see(box.id, container_id, outcome)
 
     def _tell_restriction(self, pod: Pod, config: ContainerConfig) -> None:
@@ -398,7 +422,10 @@ class Actor:
             command=tuple(env.expand(word, values) for word in spec.command),
             args=tuple(env.expand(word, values) for word in spec.args),
             environment=values,
-            mounts=volumes.mounts(self._facts.state_directory, pod, spec),
+            mounts=(
+                *volumes.mounts(self._facts.state_directory, pod, spec),
+                *last_words.mount(self._facts.state_directory, pod, spec, attempt),
+            ),
             resources=kernel_resources(pod, spec, self._facts.memory_bytes),
             log_path=volumes.log_path(spec.name, attempt),
             rights=rights,
@@ -421,6 +448,16 @@ class _StartError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+def _target(spec: Container, observed: ObservedPod) -> ContainerId | None:
+    """Return the container whose processes an ephemeral one is to see. Raises `TripodError`."""
+    if not spec.target:
+        return None
+    seen = here(observed, spec.target)
+    if seen is None or seen.state is not RuntimeState.RUNNING:
+        raise TargetGoneError(spec.target)
+    return seen.id
 
 
 def _local_image_advice(image: str) -> str:

@@ -86,7 +86,7 @@ class LogRotator:
         for pod in self._source.pods():
             status = statuses.get(PodUid(pod.uid))
             if status is not None:
-                yield from ((pod, container) for container in status.containers if container.container_id)
+                yield from ((pod, container) for container in status.every if container.container_id)
 
     def _active(self, pod: Pod, status: ContainerStatus) -> Path:
         return volumes.log_directory(self._state, pod) / volumes.log_path(status.name, status.restart_count)

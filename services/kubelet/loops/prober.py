@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from services.common import telemetry
 from services.common.clock import Clock
 from services.kubelet.core import probes
+from services.kubelet.core.memory import Ailment
 from services.kubelet.core.model import Container, ContainerId, Pod, PodUid, Probe
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.core.probes import ProbeKind, ProbeReport
@@ -54,6 +55,8 @@ class Prober:
         self._reports: dict[Key, ProbeReport] = {}
         # Containers whose startup probe has succeeded.
         self._started: dict[ContainerId, PodUid] = {}
+        # Containers whose postStart hook has not.
+        self._held: dict[PodUid, Set[ContainerId]] = {}
 
     async def run(self) -> None:
         """Hold the probes' tasks until cancelled."""
@@ -64,13 +67,19 @@ class Prober:
     def readiness(self, pod: Pod, observed: ObservedPod) -> dict[str, bool]:
         """Return the readiness verdicts of a pod's containers, by id; none is ready before its startup."""
         found: dict[str, bool] = {}
-        for container in pod.spec.containers:
+        held = self._held.get(pod.uid, frozenset())
+        for container in pod.spec.lasting:
             latest = observed.latest(container.name)
             if latest is not None:
                 probed = container.readiness_probe is not None
                 verdict = self._verdicts.get((latest.id, ProbeKind.READINESS), False) if probed else True
-                found[latest.id] = verdict and self._has_started(container, latest.id)
+                begun = latest.id not in held and self._has_started(container, latest.id)
+                found[latest.id] = verdict and begun
         return found
+
+    def hold(self, uid: PodUid, held: Set[ContainerId]) -> None:
+        """Say which containers of a pod are neither probed nor ready yet, whatever their probes say."""
+        self._held[uid] = held
 
     def judged(self, pod: Pod, observed: ObservedPod) -> bool:
         """Tell whether each running container was probed once by what makes it ready."""
@@ -81,14 +90,16 @@ class Prober:
         """Return how each probe of a pod stands."""
         return tuple(report for key, report in self._reports.items() if self._pods.get(key) == uid)
 
-    def unhealthy(self, observed: ObservedPod) -> dict[ContainerId, str]:
-        """Return a pod's containers that are to be stopped for a probe, with the reason."""
+    def unhealthy(self, observed: ObservedPod) -> dict[ContainerId, Ailment]:
+        """Return a pod's containers that are to be stopped for a probe, with the reason and the grace."""
         found = {}
         for container in observed.containers:
             for kind in (ProbeKind.LIVENESS, ProbeKind.STARTUP):
                 report = self._reports.get((container.id, kind))
                 if report is not None and probes.fatal(kind, report.state, report.probe):
-                    found[container.id] = f"its {kind.value.lower()} probe failed"
+                    why = f"its {kind.value.lower()} probe failed"
+                    grace = report.probe.termination_grace_period_seconds
+                    found[container.id] = Ailment(why, grace)
         return found
 
     def adopt(self, uid: PodUid, begun: Set[ContainerId]) -> None:
@@ -115,6 +126,7 @@ class Prober:
         """End all probes of a pod."""
         for key in [key for key, owner in self._pods.items() if owner == uid]:
             self._drop(key)
+        self._held.pop(uid, None)
         self._keep_started(uid, frozenset())
 
     def _drop(self, key: Key) -> None:
@@ -171,9 +183,10 @@ class Prober:
         """Yield the probes that are to run now."""
         sandbox = observed.sandbox()
         address = sandbox.addresses[0] if sandbox and sandbox.addresses else "127.0.0.1"
-        for container in pod.spec.containers:
+        held = self._held.get(pod.uid, frozenset())
+        for container in pod.spec.lasting:
             latest = observed.latest(container.name)
-            if latest is None or latest.state is not RuntimeState.RUNNING:
+            if latest is None or latest.state is not RuntimeState.RUNNING or latest.id in held:
                 continue
             if not self._has_started(container, latest.id):
                 assert container.startup_probe is not None, "it has not started"

@@ -17,9 +17,9 @@ from services.common.errors import TripodError
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
 from services.common.workqueue import WorkQueue
-from services.kubelet.core import plan
+from services.kubelet.core import begin, deadline, plan
 from services.kubelet.core.explain import Doing, Failure, Work
-from services.kubelet.core.model import Pod, PodUid
+from services.kubelet.core.model import ContainerId, Pod, PodUid
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.core.plan import Action, Memory, WaitUntil, plan_pod
 from services.kubelet.core.record import decode, encode, record, remembered
@@ -32,8 +32,10 @@ from services.kubelet.core.status import (
 )
 from services.kubelet.loops.actions import Actor, Outcome
 from services.kubelet.loops.episode import Episode, recording
+from services.kubelet.loops.hearing import Hearing
+from services.kubelet.loops.hooks import Hooks
 from services.kubelet.loops.prober import Prober
-from services.kubelet.ports import EventSink, PodFiles, PodSource, Runtime
+from services.kubelet.ports import EventSink, LastWords, PodFiles, PodSource, Runtime
 
 log = get_logger(__name__)
 _PUBLISH = failpoints.step("pod.status.publish")
@@ -65,6 +67,7 @@ class _State:
     recalled: bool = False
     recorded: str = ""
     start_time: datetime | None = None
+    intended: tuple[frozenset[ContainerId], plan.Over | None] = (frozenset(), None)
 
 
 class PodWorkers:
@@ -81,6 +84,8 @@ class PodWorkers:
         clock: Clock,
         hub: WatchHub[PodStatus],
         host_ip: str,
+        hooks: Hooks,
+        words: LastWords,
     ) -> None:
         self._source = source
         self._runtime = runtime
@@ -90,6 +95,8 @@ class PodWorkers:
         self._clock = clock
         self.hub = hub
         self._host_ip = host_ip
+        self._hooks = hooks
+        self._hearing = Hearing(words, clock)
         self._queue = WorkQueue(clock)
         self._states: dict[PodUid, _State] = {}
         self._prober: Prober | None = None
@@ -200,8 +207,24 @@ class PodWorkers:
         if state.status is None:
             self._begin(pod, state, observed)
         actions = self._plan(pod, state, observed)
+        await self._intend(pod.uid, state)
         await self._act(pod, state, observed, actions)
         await self._record(pod.uid, state)
+        self._await_deadline(pod, state)
+
+    async def _intend(self, uid: PodUid, state: _State) -> None:
+        """Keep what a plan that is cut short must not forget, before anything of it is done."""
+        intended = (state.memory.changed, state.memory.over)
+        if intended != state.intended:
+            await self._record(uid, state)
+            state.intended = intended
+
+    def _await_deadline(self, pod: Pod, state: _State) -> None:
+        """See that a pod is looked at when its time is up."""
+        start = state.status.start_time if state.status else None
+        left = deadline.left_seconds(pod, start, self._clock.now())
+        if left is not None and state.memory.over is None and pod.uid in self._states:
+            self._queue.add_after(pod.uid, max(0.0, left) + 0.01)
 
     async def _recall(self, uid: PodUid, state: _State) -> None:
         """Take up what a run before knew of a pod."""
@@ -210,6 +233,8 @@ class PodWorkers:
         kept = decode(state.recorded)
         if kept is not None:
             state.memory, state.start_time = remembered(state.memory, kept), kept.start_time
+            state.intended = (state.memory.changed, state.memory.over)
+            self._hooks.adopt(uid, state.memory.hooks)
             if self._prober is not None:
                 self._prober.adopt(uid, state.memory.begun)
 
@@ -237,6 +262,7 @@ class PodWorkers:
             await self._recall(pod.uid, state)
         with telemetry.span(telemetry_names.POD_OBSERVE):
             seen = self._placed(pod, await self._runtime.observe(pod.uid))
+        seen = await self._hearing.hear(pod, seen)
         state.memory = plan.look_again(state.memory, seen)
         state.observed = plan.recall(state.memory, seen)
         return state.observed
@@ -274,10 +300,30 @@ class PodWorkers:
         if self._prober is not None:
             unhealthy, begun = self._prober.unhealthy(observed), self._prober.begun(pod.uid)
             state.memory = replace(state.memory, unhealthy=unhealthy, begun=begun)
+        self._remember_hooks(pod, state, observed)
+        self._end_in_time(pod, state)
+        state.memory = plan.intend(pod, observed, state.memory)
         actions = plan_pod(pod, observed, state.memory, now)
         self._note_waits(pod, state, actions)
         self._open_restart(pod, state, actions)
         return actions
+
+    def _remember_hooks(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
+        running = {c.id for c in observed.containers if c.state is RuntimeState.RUNNING}
+        self._hooks.keep(pod.uid, running if pod.deletion_time is None else frozenset())
+        state.memory = replace(state.memory, hooks=self._hooks.states(pod.uid))
+        if self._prober is not None:
+            self._prober.hold(pod.uid, begin.hooking(pod, observed, state.memory))
+
+    def _end_in_time(self, pod: Pod, state: _State) -> None:
+        """Note that a pod's time is up; one that has ended by itself has ended."""
+        status = state.status
+        start = status.start_time if status is not None else state.start_time
+        over = deadline.over(pod, start, self._clock.now())
+        if over is None or state.memory.over is not None or (status is not None and status.terminal):
+            return
+        state.memory = replace(state.memory, over=over)
+        self._events.emit(pod, over.reason, over.message)
 
     def _note_waits(self, pod: Pod, state: _State, actions: tuple[Action, ...]) -> None:
         before, state.waiting = state.waiting, {}
@@ -310,7 +356,13 @@ class PodWorkers:
             self._note_outcome(state, outcome)
             observed = await self._after(pod, state, outcome)
         self._publish(pod, state, observed)
-        self._queue.add_after(pod.uid, 0.01 if outcome.failures else _RELIST_SECONDS)
+        self._queue.add_after(pod.uid, 0.01 if self._goes_on(pod, state, outcome) else _RELIST_SECONDS)
+
+    def _goes_on(self, pod: Pod, state: _State, outcome: Outcome) -> bool:
+        """Tell whether a plan that was carried out leads to another at once."""
+        unready = state.status is None or not state.status.ready
+        begins = bool(outcome.started) and bool(pod.spec.init_containers) and unready
+        return bool(outcome.failures) or begins
 
     async def _after(self, pod: Pod, state: _State, outcome: Outcome) -> ObservedPod:
         """Return the pod as it is after a plan."""
@@ -334,13 +386,14 @@ class PodWorkers:
             state.memory = plan.failed(state.memory, name, now, why.reason, why.message)
             state.waiting[name] = why
         for name in outcome.started:
-            state.memory = plan.started(state.memory, name)
+            state.memory = plan.succeeded(state.memory, name)
 
     def _publish(self, pod: Pod, state: _State, observed: ObservedPod) -> None:
         """Compute the status; tell it when it changed; end the episode that it ends."""
         if state.status is None and self._held(pod, state, observed):
             self._queue.add_after(pod.uid, _ADOPT_LOOK_SECONDS)
             return
+        self._remember_hooks(pod, state, observed)
         readiness = self._prober.readiness(pod, observed) if self._prober else {}
         around = Circumstances(
             readiness=readiness,
@@ -349,6 +402,9 @@ class PodWorkers:
             now=self._clock.now(),
             trace_id=state.trace_id,
             start_time=state.start_time,
+            started=begin.started(pod, observed, state.memory),
+            changed=state.memory.changed,
+            over=state.memory.over,
         )
         status = compute_status(pod, observed, around, state.status)
         if self._prober is not None:
@@ -382,7 +438,7 @@ class PodWorkers:
         episode = state.episode
         if episode is None or episode.name == telemetry_names.POD_STOP:
             return
-        if status.ready or status.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED):
+        if status.ready or status.terminal:
             episode.end("" if status.phase is not PodPhase.FAILED else "the pod failed")
             state.episode = None
             log.info(
@@ -396,6 +452,8 @@ class PodWorkers:
             state.episode.end()
         if self._prober is not None:
             self._prober.forget(uid)
+        self._hooks.forget(uid)
+        self._hearing.forget(uid)
         self._states.pop(uid, None)
         self.hub.delete(uid)
         self._told(uid)

@@ -24,7 +24,7 @@ from services.common.clock import Clock
 from services.common.errors import FieldViolation
 from services.common.logs import get_logger
 from services.common.watch import Bookmark, WatchHub
-from services.kubelet.core import manifest, render
+from services.kubelet.core import manifest, render, update
 from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges, Taken, allocate
 from services.kubelet.core.manifest import Draft
@@ -445,15 +445,19 @@ class ObjectStore:
             creation_time=self._clock.now(),
         )
         if present is None or not isinstance(present.value, Pod):
-            return value, []
+            return _made(draft, value)
         before = present.value
         if before.deletion_time is not None and not origin:
             raise ObjectTerminatingError(draft.key.namespace, draft.key.name)
         if before.spec == spec:
             return replace(before, labels=value.labels, annotations=value.annotations), []
         if origin:
-            return value, []
-        changed = render.differences(render.pod_spec(before.spec), render.pod_spec(spec))
+            return _made(draft, value)
+        wanted = update.updated(before.spec, spec)
+        kept = update.without_changes(before.spec, wanted)
+        changed = render.differences(render.pod_spec(before.spec), render.pod_spec(kept))
+        if not changed:
+            return replace(before, spec=wanted, labels=value.labels, annotations=value.annotations), []
         what = "cannot be changed while the pod exists; `tripod delete` it first"
         return None, [FieldViolation(f"{draft.path}: {path}", what) for path in changed]
 
@@ -635,6 +639,14 @@ class ObjectStore:
                 self.service_hub.delete(service_uid, traceparent)
             case _:
                 self.config_hub.delete(str(key), traceparent)
+
+
+def _made(draft: Draft, value: Pod) -> tuple[Pod | None, list[FieldViolation]]:
+    """Return a new pod, which has no ephemeral containers yet."""
+    if not value.spec.ephemeral_containers:
+        return value, []
+    what = "may only be added to a pod that is there, by `tripod apply`"
+    return None, [FieldViolation(f"{draft.path}: spec.ephemeralContainers", what)]
 
 
 def _implied_uid(kind: str, namespace: str, name: str) -> str:

@@ -63,7 +63,7 @@ def _holds(value: bool) -> pb.ConditionStatus.ValueType:
 
 def pod_message(status: PodStatus, pod: Pod | None) -> pb.Pod:
     """Convert a status; `pod` gives labels and ports while the source has it."""
-    specs = {c.name: c for c in pod.spec.containers} if pod else {}
+    specs = {c.name: c for c in pod.spec.every} if pod else {}
     message = pb.Pod(
         uid=status.uid,
         namespace=status.namespace,
@@ -76,6 +76,8 @@ def pod_message(status: PodStatus, pod: Pod | None) -> pb.Pod:
         pod_ips=status.pod_ips,
         host_ip=status.host_ip,
         containers=[_container(c, specs.get(c.name)) for c in status.containers],
+        init_containers=[_container(c, specs.get(c.name)) for c in status.init_containers],
+        ephemeral_containers=[_container(c, specs.get(c.name)) for c in status.ephemeral_containers],
         reason=status.reason,
         message=status.message,
         trace_id=status.trace_id,
@@ -101,6 +103,7 @@ def _container(status: ContainerStatus, spec: Container | None) -> pb.ContainerS
         image_id=status.image_id,
         container_id=status.container_id,
         ready=status.ready,
+        started=status.started,
         restart_count=status.restart_count,
         state=_state(status.state),
         ports=[

@@ -149,10 +149,10 @@ class PodServicer(pb_grpc.PodServiceServicer):
 
     async def _instances(self, pod: Pod, container: str) -> tuple[str, list[ObservedContainer]]:
         """Return a container's name and its instances, the newest first."""
-        names = [c.name for c in pod.spec.containers]
-        if container not in names and not (container == "" and len(names) == 1):
+        names, mains = [c.name for c in pod.spec.every], [c.name for c in pod.spec.containers]
+        if container not in names and not (container == "" and len(mains) == 1):
             raise ContainerUnknownError(pod.name, container, names)
-        name = container or names[0]
+        name = container or mains[0]
         with telemetry.unrecorded():
             observed = await self._runtime.observe(pod.uid)
         return name, [c for c in observed.containers if c.name == name]

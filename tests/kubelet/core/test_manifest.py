@@ -59,7 +59,7 @@ def service_with(**spec: Any) -> bytes:
             "spec.containers[0].imagePullPolicy",
             "not one of",
         ),
-        (pod_with({"initContainers": [{"name": "x"}]}), "spec.initContainers", "not supported yet"),
+        (pod_with({"initContainers": [{"name": "x"}]}), "spec.initContainers[0].image", "is required"),
         (pod_with({"hostUsers": False}), "spec.hostUsers", "not supported yet"),
         (pod_with(container={"startupProbe": {}}), "spec.containers[0].startupProbe", "give one of httpGet"),
         (

@@ -13,7 +13,7 @@ from services.kubelet.core import plan
 from services.kubelet.core.backoff import Backoff, after_failure
 from services.kubelet.core.model import ContainerId, Pod, PodUid, PullPolicy, RestartPolicy, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
-from services.kubelet.core.plan import Action, Memory, plan_pod
+from services.kubelet.core.plan import Action, Ailment, Memory, plan_pod
 from tests.builders import a_container, a_pod, a_sandbox, an_instance, observed
 
 NOW = 1000.0
@@ -108,7 +108,7 @@ def test_each_situation_has_its_plan(pod: Pod, seen: ObservedPod, expected: list
 
 def test_a_container_whose_liveness_failed_is_stopped() -> None:
     """It starts again in the next pass, when it has ended."""
-    memory = Memory(unhealthy={ContainerId("app-0"): "its liveness probe failed"})
+    memory = Memory(unhealthy={ContainerId("app-0"): Ailment("its liveness probe failed")})
 
     assert kinds(plan_pod(a_pod(), observed(an_instance(RUNNING)), memory, NOW)) == ["StopContainer"]
 

@@ -31,6 +31,16 @@ def pod(name: str = "web", image: str = "app:1", **labels: str) -> dict[str, obj
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
+def spec_of(
+    ephemeral: Sequence[object] = (), deadline: int | None = None, **container: object
+) -> dict[str, object]:
+    """Write the pod with more in its container and its spec."""
+    containers = [{"name": "app", "image": "app:1", **container}]
+    more = {"ephemeralContainers": list(ephemeral)} if ephemeral else {}
+    spec = {"containers": containers, "activeDeadlineSeconds": deadline, **more}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": spec}
+
+
 def service(name: str = "web", **port: object) -> dict[str, object]:
     """Write a NodePort service."""
     spec = {"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80, **port}]}
@@ -119,17 +129,52 @@ async def test_everything_is_the_same_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_changed_spec_is_refused_with_its_path(tmp_path: Path) -> None:
-    """A running pod is not changed under its user's hands; labels may be."""
+    """A running pod is not changed under its user's hands; labels and images may be."""
     async with opened(tmp_path / "db") as store:
-        await store.apply(manifest(pod()))
+        (first,) = await store.apply(manifest(pod()))
         await store.apply(manifest(pod(app="new")))
+        (second,) = await store.apply(manifest(pod(image="app:2", app="new")))
         with pytest.raises(ManifestError) as caught:
-            await store.apply(manifest(pod(image="app:2")))
+            await store.apply(manifest(spec_of(image="app:2", tty=True)))
 
         found = store.get(POD_KEY)
         assert found is not None
         assert dict(found.value.labels) == {"app": "new"}
-        assert [v.field for v in caught.value.violations] == ["Pod web: spec.containers[0].image"]
+        assert isinstance(found.value, Pod)
+        assert found.value.spec.containers[0].image == "app:2"
+        assert (second.result, second.value.uid) == (Result.CONFIGURED, first.value.uid)
+        assert [v.field for v in caught.value.violations] == ["Pod web: spec.containers[0].tty"]
+
+
+async def test_ephemeral_containers_are_only_added(tmp_path: Path) -> None:
+    """To a pod that is there; a manifest without them leaves them, one that changes them is refused."""
+    debug = {"name": "debug", "image": "app:1"}
+    async with opened(tmp_path / "db") as store:
+        with pytest.raises(ManifestError) as by_new:
+            await store.apply(manifest(spec_of(ephemeral=[debug])))
+        await store.apply(manifest(pod()))
+        await store.apply(manifest(spec_of(ephemeral=[debug])))
+        (left,) = await store.apply(manifest(pod()))
+        with pytest.raises(ManifestError) as by_change:
+            await store.apply(manifest(spec_of(ephemeral=[{**debug, "tty": True}])))
+
+        (kept,) = store.pods()
+        assert [v.field for v in by_new.value.violations] == ["Pod web: spec.ephemeralContainers"]
+        assert left.result is Result.UNCHANGED
+        assert [c.name for c in kept.spec.ephemeral_containers] == ["debug"]
+        assert [v.field for v in by_change.value.violations] == ["Pod web: spec.ephemeralContainers[0].tty"]
+
+
+async def test_a_deadline_may_only_come_nearer(tmp_path: Path) -> None:
+    """As the API server has it."""
+    async with opened(tmp_path / "db") as store:
+        for seconds in (None, 60, 30):
+            await store.apply(manifest(spec_of(deadline=seconds)))
+        for seconds in (31, None):
+            with pytest.raises(ManifestError):
+                await store.apply(manifest(spec_of(deadline=seconds)))
+
+        assert store.pods()[0].spec.active_deadline_seconds == 30
 
 
 async def test_a_deleted_pod_stays_until_it_is_finalized(tmp_path: Path) -> None:

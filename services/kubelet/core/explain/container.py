@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 from services.kubelet.core import plan
 from services.kubelet.core.backoff import Backoff
+from services.kubelet.core.begin import is_sidecar
+from services.kubelet.core.explain.beginning import hook
 from services.kubelet.core.explain.cause import Cause, Container, exit_words, seconds
 from services.kubelet.core.explain.probing import liveness, ready, startup, unready
 from services.kubelet.core.observed import ObservedContainer, RuntimeState
+from services.kubelet.core.restarts import comes_back, policy_of
 
 _FAILED = {"ErrImagePull": "pulling its image failed", "ErrImageNeverPull": "its image may not be pulled"}
 _TRIED = {
@@ -25,6 +28,10 @@ def causes_of(container: Container) -> Iterator[Cause]:
         return
     yield from liveness(container)
     if container.status is not None and container.status.ready:
+        return
+    hooked = list(hook(container, latest))
+    if hooked:
+        yield from hooked
         return
     if container.spec.startup_probe is not None:
         starting = list(startup(container, latest, container.spec.startup_probe))
@@ -94,8 +101,9 @@ def _failed_start(container: Container, backoff: Backoff, reason: str, message: 
 
 def _ended(container: Container, latest: ObservedContainer) -> Cause:
     message, since = _end_words(latest), latest.finished_at
-    policy = container.pod.spec.restart_policy
-    if not plan.restarts(policy, latest.exit_code):
+    policy = policy_of(container.pod, container.spec)
+    sidecar = is_sidecar(container.pod.spec, container.spec)
+    if not sidecar and not comes_back(container.pod, container.spec, latest.exit_code):
         word = "Completed" if latest.exit_code == 0 else latest.reason or "Error"
         what = f"nothing: restartPolicy {policy.value} does not start it again; the others go on"
         return container.cause(word, message, what, since=since)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from services.kubelet.core import plan
+from services.kubelet.core.begin import awaited, here, started
 from services.kubelet.core.events import Event
+from services.kubelet.core.explain.beginning import running_init, waits
 from services.kubelet.core.explain.cause import Cause, Container, Scope, exit_words
 from services.kubelet.core.explain.container import causes_of, health
 from services.kubelet.core.explain.facts import Explanation, Facts, Verdict, Work
+from services.kubelet.core.model import Container as Spec
 from services.kubelet.core.model import Pod
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.core.plan import Action
@@ -124,8 +128,15 @@ def _deletion(facts: Facts, work: Work) -> Cause:
 
 
 def _ends(work: Work) -> Iterator[Cause]:
-    for container in work.status.containers if work.status else ():
+    if work.status and work.status.reason:
+        what = "nothing: the pod is not started again"
+        yield Cause(work.status.reason, work.status.message, what, scope=Scope.POD)
+    for container in work.status.every if work.status else ():
         state = container.state
+        if state.exit_code is None:
+            message, what = "it has not run", "nothing: the pod is over"
+            yield Cause("NotStarted", message, what, container=container.name, scope=Scope.CONTAINER)
+            continue
         good = state.exit_code == 0
         message = f"it ended with {exit_words(state.exit_code or 0, state.reason)}"
         yield Cause(
@@ -167,8 +178,31 @@ def _unready(facts: Facts, work: Work) -> Iterator[Cause]:
         message = "it ran before this kubelet started, and has not been probed by it yet"
         what = "its status is told with the first answer of its probes, or after 8 s"
         yield Cause("Adopted", message, what, since=facts.pod.creation_time)
+    first = _first(facts, work)
+    if first is not None:
+        yield from _uninitialized(facts, work, first)
+        return
     for container in _containers(facts, work):
         yield from causes_of(container)
+
+
+def _first(facts: Facts, work: Work) -> Spec | None:
+    """Return the init container that is awaited."""
+    observed = work.observed or ObservedPod(facts.pod.uid)
+    begun = started(facts.pod, observed, work.memory)
+    return awaited(facts.pod.spec, observed, begun)
+
+
+def _uninitialized(facts: Facts, work: Work, first: Spec) -> Iterator[Cause]:
+    """Yield why the awaited init container is not done, and that the others wait for it."""
+    container = replace(
+        _container(facts, work, first),
+        latest=here(work.observed, first.name) if work.observed is not None else None,
+    )
+    running = running_init(container)
+    yield from (running,) if running is not None else causes_of(container)
+    for spec in facts.pod.spec.containers:
+        yield waits(_container(facts, work, spec), first.name)
 
 
 def _sandbox(facts: Facts, work: Work, *, lost: bool) -> Cause | None:
@@ -201,22 +235,26 @@ def _any_waits(facts: Facts, work: Work) -> bool:
 
 
 def _containers(facts: Facts, work: Work) -> Iterator[Container]:
+    for spec in facts.pod.spec.lasting:
+        yield _container(facts, work, spec)
+
+
+def _container(facts: Facts, work: Work, spec: Spec) -> Container:
     observed = work.observed or ObservedPod(facts.pod.uid)
-    statuses = {c.name: c for c in work.status.containers} if work.status else {}
-    for spec in facts.pod.spec.containers:
-        yield Container(
-            spec=spec,
-            pod=facts.pod,
-            latest=observed.latest(spec.name),
-            status=statuses.get(spec.name),
-            memory=work.memory,
-            probes=tuple(r for r in facts.probes if r.container == spec.name),
-            doing=work.doing,
-            next_seconds=work.next_seconds,
-            events=tuple(e for e in facts.events if e.container == spec.name),
-            now=facts.now,
-            monotonic=facts.monotonic,
-        )
+    statuses = {c.name: c for c in work.status.every} if work.status else {}
+    return Container(
+        spec=spec,
+        pod=facts.pod,
+        latest=observed.latest(spec.name),
+        status=statuses.get(spec.name),
+        memory=work.memory,
+        probes=tuple(r for r in facts.probes if r.container == spec.name),
+        doing=work.doing,
+        next_seconds=work.next_seconds,
+        events=tuple(e for e in facts.events if e.container == spec.name),
+        now=facts.now,
+        monotonic=facts.monotonic,
+    )
 
 
 _STEPS: dict[type[Action], str] = {
@@ -227,6 +265,7 @@ _STEPS: dict[type[Action], str] = {
     plan.CreateSandbox: "making its sandbox",
     plan.PullImage: "pulling an image",
     plan.StartContainer: "starting a container",
+    plan.RunPostStart: "beginning a postStart hook",
     plan.Finalize: "forgetting it",
 }
 

@@ -33,7 +33,8 @@ def _failing(container: Container, report: ProbeReport) -> Cause:
     message = f"its {kind.lower()} probe fails, {_fails(report)}"
     evidence = container.latest_event("Unhealthy")
     if fatal(report.kind, report.state, report.probe):
-        grace = container.pod.spec.termination_grace_period_seconds
+        own = report.probe.termination_grace_period_seconds
+        grace = container.pod.spec.termination_grace_period_seconds if own is None else own
         what = f"it is stopped, with {grace} s to end, and started again as its restart policy says"
         return container.cause(f"{kind}Failed", message, what, since=report.since, evidence=evidence)
     left = report.probe.failure_threshold - report.state.run_count
