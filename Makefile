@@ -34,6 +34,7 @@ check: $(VENV)/.ready proto ## Format, lint, types, import contracts, proto lint
 	$(BIN)/python -m pytest -q -n 2 $(FAST) tests
 
 test: check ## Everything: also the engine, network namespaces and the composed node
+	@nice $(PYTHON) -m tests.peers.build --for-tests
 	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "(docker or netns or process) and not e2e" tests
@@ -72,11 +73,8 @@ lock: $(VENV)/.ready ## Lock the dependencies anew
 	$(BIN)/uv export -q --no-emit-project --format requirements-txt -o requirements-dev.txt
 	$(BIN)/uv export -q --only-group build --format requirements-txt -o requirements-build.txt
 
-peers: ## Build crictl, critest and grpcurl as Go modules, and client-go, for tests and for you
-	@command -v go >/dev/null || { echo "Go is not installed: see https://go.dev/dl"; exit 1; }
-	@test -x .peers/grpcurl || GOBIN=$(CURDIR)/.peers go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest
-	@$(PYTHON) -m tests.critest.build
-	cd tests/peers/streampeer && go build -o $(CURDIR)/.peers/streampeer .
+peers: ## Build Kubernetes' control plane, kubectl, client-go, crictl, critest and grpcurl, as Go modules
+	@nice $(PYTHON) -m tests.peers.build
 	@ls .peers
 
 critest: $(VENV)/.ready proto peers ## The CRI validation suite on our CRI server alone: ARGS="--websocket --parallel 4 --runs 10 --benchmark"
