@@ -1,0 +1,1 @@
+"""A Kubernetes control plane on this machine, from the binaries of `make peers`."""
