@@ -101,7 +101,8 @@ def obstacle(chain: Chain, found: Tables) -> str:
 
 
 def _repair(chain: Chain, found: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    if tuple(found.get(chain.name, ())) != chain.rules:
+    # One without rules must be there, too, for the jump to it.
+    if chain.name not in found or tuple(found[chain.name]) != chain.rules:
         yield f":{chain.name} - [0:0]"
         yield from (f"-A {chain.name} {rule}" for rule in chain.rules)
     jumps = _jumps(chain, found)

@@ -101,6 +101,15 @@ def test_a_doubled_jump_is_reduced_to_one() -> None:
     assert change(doubled) == "*filter\n" + "-D FORWARD -j TRIPOD-FORWARD\n" * 2 + "COMMIT\n"
 
 
+def test_a_chain_without_rules_is_made_before_it_is_jumped_to() -> None:
+    """A host port on loopback alone needs no rule for packets from outside."""
+    empty = rules.Chain("nat", "PREROUTING", "TT-PORTS-IN", ())
+    made = "*nat\n:TT-PORTS-IN - [0:0]\n-A PREROUTING -j TT-PORTS-IN\nCOMMIT\n"
+
+    assert rules.repair([empty], {}) == made
+    assert rules.repair([empty], {"nat": {"TT-PORTS-IN": [], "PREROUTING": ["-j TT-PORTS-IN"]}}) == ""
+
+
 def test_removal_takes_jumps_first_and_leaves_foreign_rules() -> None:
     """A chain that is still jumped to cannot be deleted."""
     wanted = rules.wanted(CONFIG)
