@@ -31,7 +31,10 @@ class EngineUnavailable(Exception):  # noqa: N818  # why a test is skipped
 
 
 class PrivateEngine:
-    """One engine in `folder`, whose path must be short: sockets lie in it."""
+    """One engine in `folder`, whose path must be short: sockets lie in it.
+
+    `netns` names the network namespace that is the host's to its containers; "" is the test's own.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,9 @@ class PrivateEngine:
         live_restore: bool = True,
         data_root: Path | None = None,
         settings: Mapping[str, object] | None = None,
+        netns: str = "",
     ) -> None:
+        self._netns = netns
         self.folder = folder
         self.socket = folder / "d.sock"
         self.host = f"unix://{self.socket}"
@@ -69,6 +74,7 @@ class PrivateEngine:
         words += ["--data-root", str(self._data), "--exec-root", str(self.folder / "exec")]
         words += ["--pidfile", str(self.folder / "d.pid"), "--bridge", self._bridge, "--iptables=false"]
         words += ["--ip-forward=false", "--ip-masq=false", "--userland-proxy=false"]
+        words = [*(["nsenter", f"--net=/run/netns/{self._netns}", "--"] if self._netns else []), *words]
         (self.folder / "d.pid").unlink(missing_ok=True)
         self._make_bridge()
         with self.log.open("ab") as output:
@@ -78,15 +84,18 @@ class PrivateEngine:
         self._until(self.answers, "the engine answers")
 
     def _make_bridge(self) -> None:
-        if Path(f"/sys/class/net/{self._bridge}").exists():
+        if self._ip("link", "show", "dev", self._bridge, check=False) == 0:
             return
         for words in (
             ["add", self._bridge, "type", "bridge"],
             ["set", self._bridge, "up"],
         ):
-            subprocess.run(["ip", "link", *words], check=True, capture_output=True)
-        address = ["ip", "addr", "add", self._address, "dev", self._bridge]
-        subprocess.run(address, check=True, capture_output=True)
+            self._ip("link", *words)
+        self._ip("addr", "add", self._address, "dev", self._bridge)
+
+    def _ip(self, *words: str, check: bool = True) -> int:
+        place = ["-n", self._netns] if self._netns else []
+        return subprocess.run(["ip", *place, *words], check=check, capture_output=True).returncode
 
     def answers(self) -> bool:
         """Tell whether it answers."""
@@ -158,7 +167,7 @@ class PrivateEngine:
             self.terminate()
         self._end_containerd()
         self._process = None
-        subprocess.run(["ip", "link", "delete", self._bridge], check=False, capture_output=True)
+        self._ip("link", "delete", self._bridge, check=False)
         for _ in range(50):
             _unmount_below(self.folder)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -239,10 +248,13 @@ def private_engine(
     live_restore: bool = True,
     data_root: Path | None = None,
     settings: Mapping[str, object] | None = None,
+    netns: str = "",
 ) -> Iterator[PrivateEngine]:
     """Run an engine with the test image for a block."""
     folder = Path(f"/tmp/tde-{os.getpid()}-{time.monotonic_ns() % 10**9}")
-    made = PrivateEngine(folder, live_restore=live_restore, data_root=data_root, settings=settings)
+    made = PrivateEngine(
+        folder, live_restore=live_restore, data_root=data_root, settings=settings, netns=netns
+    )
     try:
         made.start()
         made.add_image()
