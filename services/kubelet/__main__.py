@@ -10,7 +10,7 @@ from services.common import failpoints, lifecycle, logs, telemetry
 from services.common.errors import TripodError
 from services.common.failpoints import FailpointSyntaxError
 from services.common.settings import HelpRequested, SettingsError, load
-from services.kubelet.app import Kubelet, cleanup, node_name
+from services.kubelet.app import Kubelet, check, cleanup, node_name
 from services.kubelet.config import KubeletConfig
 
 
@@ -19,6 +19,7 @@ def main() -> int:
     arguments = [word for word in sys.argv[1:] if word != "--cleanup"]
     try:
         config = load(KubeletConfig, argv=arguments, environ=os.environ)
+        check(config)
         failpoints.arm(config.failpoints, allowed=config.allow_failpoints)
     except HelpRequested as text:
         sys.stdout.write(str(text))

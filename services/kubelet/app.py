@@ -18,13 +18,14 @@ from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
 
 from services.common import process, telemetry, traceserver
 from services.common.clock import Clock, SystemClock
-from services.common.errors import TripodError
+from services.common.errors import FieldViolation, TripodError
 from services.common.grpcclient import open_channel
 from services.common.grpcserver import GrpcServer, Listener, Servicer, build_server
 from services.common.httpserver import HttpServer
 from services.common.lifecycle import supervise, until
 from services.common.logs import get_logger
 from services.common.security import load_or_create_token, socket_group
+from services.common.settings import SettingsError
 from services.common.telemetry import Telemetry
 from services.common.watch import WatchHub
 from services.kubelet.adapters import machine
@@ -36,11 +37,13 @@ from services.kubelet.adapters.last_words import DiskLastWords
 from services.kubelet.adapters.log_files import DiskLogFiles
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.config import KubeletConfig
-from services.kubelet.core import admission, render, volumes
+from services.kubelet.core import admission, render, sysctls, volumes
 from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.audit import Audit, Holdings, audit
+from services.kubelet.core.fields import DNS_SUBDOMAIN
 from services.kubelet.core.log_files import LogLimits
+from services.kubelet.core.manifest_network import is_address
 from services.kubelet.core.model import Pod
 from services.kubelet.core.node import Disk, NodeStatus, capacity, countable, standard_labels
 from services.kubelet.core.status import PodStatus, StatePhase, to_kubernetes
@@ -93,6 +96,24 @@ def cri_config(config: KubeletConfig) -> CriConfig:
     )
 
 
+def check(config: KubeletConfig) -> None:
+    """See that what pods are promised by the settings can be kept. Raises `SettingsError`."""
+    faults = [
+        FieldViolation("allowed_unsafe_sysctls", wrong)
+        for pattern in config.allowed_unsafe_sysctls
+        if (wrong := sysctls.pattern_fault(pattern))
+    ]
+    faults += [
+        FieldViolation("cluster_dns", f"{server!r} is no IP address")
+        for server in config.cluster_dns
+        if not is_address(server)
+    ]
+    if not DNS_SUBDOMAIN.fullmatch(config.cluster_domain):
+        faults.append(FieldViolation("cluster_domain", f"{config.cluster_domain!r} is not a DNS domain"))
+    if faults:
+        raise SettingsError(faults)
+
+
 def node_name(config: KubeletConfig) -> str:
     """Return the node's name."""
     return config.node_name or socket.gethostname().lower()
@@ -132,7 +153,7 @@ class Kubelet:
     def _join(self) -> None:
         config, clock = self._config, self._clock
         dns = replace(resolver(), cluster_servers=config.cluster_dns, cluster_domain=config.cluster_domain)
-        facts = NodeFacts(config.state_directory, self._machine.memory_bytes, dns)
+        facts = NodeFacts(config.state_directory, self._machine.memory_bytes, self._machine.address, dns)
         words = DiskLastWords(config.state_directory)
         runner = NetworkHookRunner(self._runtime, self._events, clock)
         self._hooks = Hooks(runner, self._events, clock, lambda uid: self._workers.probe_moved(uid))

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.asyncio
 FACTS = NodeFacts(
     Path("/state"),
     1 << 30,
+    "192.0.2.1",
     NodeDns(servers=("9.9.9.9",), own_servers=("127.0.0.1",), cluster_servers=("10.0.0.10",)),
 )
 

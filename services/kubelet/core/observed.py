@@ -58,6 +58,10 @@ class ObservedSandbox:
     ready: bool
     addresses: tuple[str, ...] = ()
 
+    def on_host(self, address: str) -> ObservedSandbox:
+        """Return a sandbox on the host's network with the node's address."""
+        return replace(self, addresses=(address,) if self.ready else ())
+
 
 @dataclass(frozen=True, slots=True)
 class ObservedPod:
@@ -74,9 +78,8 @@ class ObservedPod:
         return replace(self, containers=tuple(c for c in self.containers if not c.removed))
 
     def on_host(self, address: str) -> ObservedPod:
-        """Return the pod with the node's address, where it is on the host's network: a runtime tells none."""
-        boxes = (replace(box, addresses=(address,)) if box.ready else box for box in self.sandboxes)
-        return replace(self, sandboxes=tuple(boxes))
+        """Return a pod on the host's network with the node's address, which no runtime tells."""
+        return replace(self, sandboxes=tuple(box.on_host(address) for box in self.sandboxes))
 
     def with_sandbox(self, made: ObservedSandbox) -> ObservedPod:
         """Return the pod with a new sandbox, which is the newest."""

@@ -67,6 +67,8 @@ class NodeFacts:
 
     state_directory: Path
     memory_bytes: int
+    # Where pods on the host's network are.
+    address: str = "127.0.0.1"
     dns: NodeDns = field(default=NodeDns())
 
 
@@ -310,7 +312,9 @@ class Actor:
                 given = await self._rights(pod, spec)
                 config = self._container_config(pod, spec, action.attempt, box.attempt, rights=given)
                 config = replace(config, target=_target(spec, observed))
-                container_id, seen = await asyncio.gather(self._create(box.id, config), self._look_at(box))
+                container_id, seen = await asyncio.gather(
+                    self._create(box.id, config), self._look_at(pod, box)
+                )
                 if box.seen is None:
                     box.seen = seen
                     outcome.observed = outcome.observed and outcome.observed.with_sandbox(seen)
@@ -342,8 +346,9 @@ class Actor:
         await _CREATE.recorded()
         return made
 
-    async def _look_at(self, box: _Box) -> ObservedSandbox:
-        return box.seen or await self._runtime.sandbox(box.id)
+    async def _look_at(self, pod: Pod, box: _Box) -> ObservedSandbox:
+        seen = box.seen or await self._runtime.sandbox(box.id)
+        return seen.on_host(self._facts.address) if pod.spec.namespaces.network else seen
 
     async def _see(self, box: SandboxId, container_id: ContainerId, outcome: Outcome) -> None:
         """Look at the container that was started, if a look at it alone is enough."""

@@ -261,7 +261,9 @@ class PodWorkers:
         if not state.recalled:
             await self._recall(pod.uid, state)
         with telemetry.span(telemetry_names.POD_OBSERVE):
-            seen = self._placed(pod, await self._runtime.observe(pod.uid))
+            seen = await self._runtime.observe(pod.uid)
+        if pod.spec.namespaces.network:
+            seen = seen.on_host(self._host_ip)
         seen = await self._hearing.hear(pod, seen)
         state.memory = plan.look_again(state.memory, seen)
         state.observed = plan.recall(state.memory, seen)
@@ -368,14 +370,9 @@ class PodWorkers:
         """Return the pod as it is after a plan."""
         if outcome.observed is None:
             return await self._observe(pod, state)
-        observed = self._placed(pod, outcome.observed)
-        state.observed = observed
-        state.memory = plan.look_again(state.memory, observed.present())
-        return observed
-
-    def _placed(self, pod: Pod, seen: ObservedPod) -> ObservedPod:
-        """Add the address of a pod on the host's network, which is the node's."""
-        return seen.on_host(self._host_ip) if pod.spec.namespaces.network else seen
+        state.observed = outcome.observed
+        state.memory = plan.look_again(state.memory, outcome.observed.present())
+        return outcome.observed
 
     def _begun(self, state: _State, action: Action) -> None:
         state.doing = Doing(action, self._clock.now())
