@@ -28,11 +28,16 @@ class Settings:
             docker_host=engine or base.docker_host,
             run_directory=Path(environ.get("TRIPOD_RUN_DIRECTORY") or base.run_directory),
             state_directory=Path(environ.get("TRIPOD_STATE_DIRECTORY") or base.state_directory),
-            pod_cidr=environ.get("TRIPOD_POD_CIDR") or base.pod_cidr,
+            pod_cidr=_set(environ.get("TRIPOD_POD_CIDR")) or base.pod_cidr,
             service_cidr=environ.get("TRIPOD_SERVICE_CIDR") or base.service_cidr,
             bridge=environ.get("TRIPOD_BRIDGE") or base.bridge,
             chain_prefix=environ.get("TRIPOD_CHAIN_PREFIX") or base.chain_prefix,
         )
+
+
+def _set(value: str | None) -> str:
+    """Return a setting that says something itself."""
+    return "" if value in (None, "auto") else str(value)
 
 
 @dataclass(frozen=True, slots=True)

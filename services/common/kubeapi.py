@@ -24,7 +24,7 @@ from services.common.kuberequest import (
     WatchEvent,
     delete_options,
 )
-from services.common.kubetransport import CALL_SECONDS, Call, Transport
+from services.common.kubetransport import CALL_SECONDS, TRIES, Call, Transport
 
 _LIST_SECONDS = 60.0
 _LINE_LIMIT_BYTES = 16 << 20
@@ -118,6 +118,7 @@ class KubeApi:
         subresource: str = "",
         parameters: Mapping[str, str] | None = None,
         seconds: float = CALL_SECONDS,
+        tries: int = TRIES,
     ) -> Json:
         """Change an object, or a part of it such as `status`. Returns it."""
         what = f"{resource.plural}/{subresource}" if subresource else resource.plural
@@ -130,6 +131,7 @@ class KubeApi:
             json.dumps(body).encode(),
             kind.value,
             seconds,
+            tries,
         )
         return await self._transport.send(call)
 

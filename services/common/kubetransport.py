@@ -32,7 +32,7 @@ from services.common.tokenbucket import TokenBucket
 _QUERIES_PER_SECOND = 50.0
 _BURST = 100
 _CONNECT_SECONDS = 10.0
-_TRIES = 5
+TRIES = 5
 _FIRST_RETRY_SECONDS = 0.1
 _LAST_RETRY_SECONDS = 5.0
 _ANSWER_LIMIT_BYTES = 256 << 20
@@ -56,7 +56,7 @@ class Call:
     body: bytes | None = field(default=None, repr=False)
     content_type: str = "application/json"
     seconds: float = CALL_SECONDS
-    tries: int = _TRIES
+    tries: int = TRIES
 
 
 class Transport:

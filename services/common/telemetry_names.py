@@ -11,6 +11,8 @@ from __future__ import annotations
 POD_START = "pod.start"
 POD_RESTART = "pod.restart"
 POD_STOP = "pod.stop"
+# A pod that a cluster sent: what the episode of its start is linked to.
+POD_RECEIVE = "pod.receive"
 
 # Phases.
 WORKER_QUEUE = "worker.queue"
@@ -37,6 +39,7 @@ PHASES = frozenset(
         POD_START,
         POD_RESTART,
         POD_STOP,
+        POD_RECEIVE,
         WORKER_QUEUE,
         POD_OBSERVE,
         IMAGE_CHECK,

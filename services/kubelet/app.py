@@ -36,7 +36,8 @@ from services.kubelet.adapters.hook_runner import NetworkHookRunner
 from services.kubelet.adapters.last_words import DiskLastWords
 from services.kubelet.adapters.log_files import DiskLogFiles
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
-from services.kubelet.config import KubeletConfig
+from services.kubelet.cluster import Cluster
+from services.kubelet.config import AUTO, POD_CIDR, KubeletConfig
 from services.kubelet.core import admission, render, sysctls, volumes
 from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges
@@ -51,6 +52,7 @@ from services.kubelet.core.summary import Summary, summarize, to_json
 from services.kubelet.cri.app import CriServer
 from services.kubelet.cri.app import cleanup as cri_cleanup
 from services.kubelet.cri.config import CriConfig
+from services.kubelet.errors import AppliedPodsError
 from services.kubelet.loops.actions import Actor, NodeFacts
 from services.kubelet.loops.eventlog import EventLog
 from services.kubelet.loops.explainer import Explainer, Faults
@@ -64,7 +66,9 @@ from services.kubelet.loops.prober import Prober
 from services.kubelet.loops.stopping import Stopper
 from services.kubelet.loops.sync import PodWorkers
 from services.kubelet.objects.claim import StateClaim
+from services.kubelet.objects.cluster_view import ClusterView
 from services.kubelet.objects.store import ObjectStore
+from services.kubelet.ports import PodSource
 from services.kubelet.server import objects, pods
 from services.kubelet.server.nodes import NodeServicer
 from services.kubelet.server.objects import ObjectServicer
@@ -83,7 +87,7 @@ def cri_config(config: KubeletConfig) -> CriConfig:
         node_name=node_name(config),
         pause_image=config.pause_image,
         bridge=config.bridge,
-        pod_cidr=config.pod_cidr,
+        pod_cidr=POD_CIDR if config.pod_cidr == AUTO else config.pod_cidr,
         chain_prefix=config.chain_prefix,
         veth_prefix=config.veth_prefix,
         proc_sys=config.proc_sys,
@@ -130,6 +134,8 @@ class Kubelet:
         self._image_directory: Path | None = None
         self._cri: CriServer | None = None
         self._machine = machine.read(config.state_directory)
+        if config.node_ip:
+            self._machine = replace(self._machine, address=config.node_ip)
         run_id = secrets.token_hex(8)
         state = config.state_directory
         ranges = Ranges(IPv4Network(config.service_cidr))
@@ -148,7 +154,27 @@ class Kubelet:
         self._cadvisor = CadvisorClient(stats_channel, config.cadvisor_metrics_url)
         self._files = DiskFiles(state)
         self._awaited = ""
+        self._node: NodeWatcher
+        self._cluster = self._joined(run_id) if config.kubeconfig else None
+        self._source: PodSource = self._cluster.source if self._cluster else self._store
         self._join()
+
+    def _joined(self, run_id: str) -> Cluster:
+        """Make the half that speaks with a cluster's API server."""
+        first = self._first_status()
+        return Cluster(
+            self._config,
+            name=self._name,
+            run_id=run_id,
+            clock=self._clock,
+            store=self._store,
+            statuses=self._statuses,
+            events=self._events.hub,
+            sink=self._events,
+            node=lambda: self._node.status if hasattr(self, "_node") else first,
+            admission_node=self._admission_node,
+            admit=self._admit_to,
+        )
 
     def _join(self) -> None:
         config, clock = self._config, self._clock
@@ -159,7 +185,7 @@ class Kubelet:
         self._hooks = Hooks(runner, self._events, clock, lambda uid: self._workers.probe_moved(uid))
         actor = Actor(
             self._runtime,
-            self._store,
+            self._source,
             self._files,
             self._events,
             facts,
@@ -170,7 +196,7 @@ class Kubelet:
         )
         self._workers = PodWorkers(
             files=self._files,
-            source=self._store,
+            source=self._source,
             runtime=self._runtime,
             actor=actor,
             events=self._events,
@@ -185,9 +211,11 @@ class Kubelet:
         self._prober = Prober(self._probe_runner, self._events, clock, self._workers.probe_moved)
         self._workers.bind(self._prober)
         self._watcher = RuntimeWatcher(self._runtime, clock, self._workers.wake)
-        self._housekeeper = Housekeeper(self._store, self._runtime, self._files, clock)
+        self._housekeeper = Housekeeper(
+            self._source, self._runtime, self._files, clock, certain=self._certain
+        )
         self._rotator = LogRotator(
-            self._store,
+            self._source,
             self._statuses.snapshot,
             self._runtime,
             DiskLogFiles(),
@@ -227,21 +255,34 @@ class Kubelet:
                 "machine_id": facts.machine_id,
                 "boot_id": facts.boot_id,
             },
-            pod_cidr=self._config.pod_cidr,
+            pod_cidr=cri_config(self._config).pod_cidr,
             service_cidr=self._config.service_cidr,
         )
 
-    def _admit(self, pod: Pod, others: Sequence[Pod]) -> Refusal | None:
+    def _admission_node(self) -> admission.Node:
         facts = self._machine
-        node = admission.Node(
+        return admission.Node(
             name=self._name,
             labels=standard_labels(self._name, facts.architecture),
             allocatable=countable(facts.cpu_count, facts.memory_bytes, facts.disk_bytes),
             allowed_unsafe_sysctls=self._config.allowed_unsafe_sysctls,
         )
+
+    def _admit(self, pod: Pod, others: Sequence[Pod]) -> Refusal | None:
+        """Admit to the local store: beside every pod of the node."""
+        return self._admit_to(pod, [*others, *self._cluster_pods()], self._admission_node())
+
+    def _admit_to(self, pod: Pod, others: Sequence[Pod], node: admission.Node) -> Refusal | None:
         statuses = self._statuses.snapshot()
         running = [o for o in others if (status := statuses.get(o.uid)) is None or not status.ended]
         return admission.check(pod, running, node)
+
+    def _cluster_pods(self) -> Sequence[Pod]:
+        return self._cluster.pods() if self._cluster is not None else ()
+
+    def _certain(self) -> bool:
+        """Tell whether it is known which pods are wanted here."""
+        return self._cluster is None or self._cluster.certain()
 
     def _measure(self) -> tuple[int, Sequence[Disk], float]:
         state, images = self._config.state_directory, self._image_directory
@@ -266,6 +307,10 @@ class Kubelet:
             self._stack.callback(self._claim.release)
             await self._store.open()
             self._stack.push_async_callback(self._store.close)
+            if self._cluster is not None:
+                self._refuse_applied()
+                self._stack.push_async_callback(self._cluster.close)
+                await self._cluster.open()
             group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
             token = load_or_create_token(self._config.state_directory / "node-token", group=group)
             server = self._server(group, token)
@@ -279,9 +324,13 @@ class Kubelet:
     async def _work(self, server: GrpcServer) -> None:
         """Run every loop; our own CRI server first."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            if self._cluster is not None:
+                await self._node.look()
+                group.create_task(supervise("node-status", self._node.run, clock=self._clock))
+                group.create_task(self._cluster.run())
             if not self._config.cri_endpoint:
                 cri = CriServer(
-                    cri_config(self._config),
+                    replace(cri_config(self._config), pod_cidr=await self._pod_cidr()),
                     self._clock,
                     tracer=self._traces.part("tripod-cri", node_name=self._name),
                 )
@@ -290,12 +339,15 @@ class Kubelet:
                 await cri.start()
                 group.create_task(cri.run())
             await self._learn_runtime()
-            await self._restore()
+            if self._cluster is None:
+                await self._restore()
+            else:
+                await self._settle(group)
             group.create_task(self._prober.run())
             group.create_task(self._hooks.run())
             await asyncio.sleep(0)
             await self._node.look()
-            self._workers.expect(pod.uid for pod in self._store.pods())
+            self._workers.expect(pod.uid for pod in self._source.pods())
             loops = {
                 "store": self._store.run,
                 "workers": self._workers.run,
@@ -305,12 +357,55 @@ class Kubelet:
                 "log-rotation": self._rotator.run,
                 "housekeeping": self._housekeeper.run,
                 "manifests": self._manifests.run,
-                "node-status": self._node.run,
             }
+            if self._cluster is None:
+                loops["node-status"] = self._node.run
             for name, loop in loops.items():
                 group.create_task(supervise(name, loop, clock=self._clock))
             await server.set_serving(True)
             log.info("Started the kubelet", node=self._name, state=str(self._config.state_directory))
+
+    def _refuse_applied(self) -> None:
+        """Refuse to join a cluster with pods that no cluster and no file would know."""
+        applied = [str(pod.key) for pod in self._store.pods() if not self._store.origin(pod.key)]
+        if applied:
+            raise AppliedPodsError(applied)
+
+    async def _pod_cidr(self) -> str:
+        """Return the addresses of pods on the built-in network, once they are known."""
+        config = self._config
+        own = cri_config(config).pod_cidr
+        if self._cluster is None or config.pod_cidr != AUTO or self._uses_cni():
+            return own
+        self._awaited = "the cluster has not given this node a pod CIDR yet; pod_cidr sets one"
+        cidr = await self._cluster.await_cidr()
+        self._awaited = ""
+        return cidr
+
+    def _uses_cni(self) -> bool:
+        folder = self._config.cni_conf_dir
+        found = any(path.suffix in (".conf", ".conflist", ".json") for path in folder.glob("*"))
+        return self._config.pod_network == "cni" or (self._config.pod_network == "auto" and found)
+
+    async def _settle(self, group: asyncio.TaskGroup) -> None:
+        """In a cluster: static pods come from their files, and nothing is taken back from the runtime."""
+        assert self._cluster is not None, "only called in a cluster"
+        if self._store.lost:
+            await self._manifests.scan()
+            await self._store.settle()
+        if self._config.cri_endpoint:
+            group.create_task(self._tell_cidr(self._cluster))
+
+    async def _tell_cidr(self, cluster: Cluster) -> None:
+        """Tell a runtime that is not ours the addresses of pods."""
+        cidr = await cluster.await_cidr() if self._config.pod_cidr == AUTO else self._config.pod_cidr
+        while True:
+            try:
+                await self._runtime.tell_pod_cidr(cidr)
+                return
+            except TripodError as error:
+                log.warning("Could not tell the runtime the pod CIDR", error=error.message)
+                await self._clock.sleep(10.0)
 
     async def _learn_runtime(self) -> None:
         while True:
@@ -361,13 +456,16 @@ class Kubelet:
             unavailable["runtime"] = error.message
         if held is None and not unavailable:
             unavailable["runtime"] = "this runtime does not tell what it holds"
-        found = audit(self._store.pods(), self._statuses.snapshot(), held, await self._files.disk())
+        found = audit(self._source.pods(), self._statuses.snapshot(), held, await self._files.disk())
         return found, unavailable
 
     def _server(self, group: int | None, token: str) -> GrpcServer:
-        object_servicer = ObjectServicer(self._store, self._status_json, self._clock)
+        view: ObjectStore | ClusterView = self._store
+        if self._cluster is not None:
+            view = ClusterView(self._store, self._source, self._cluster.server)
+        object_servicer = ObjectServicer(view, self._status_json, self._clock)
         pod_servicer = PodServicer(
-            source=self._store,
+            source=self._source,
             runtime=self._runtime,
             statuses=self._statuses,
             events=self._events.hub,
@@ -377,9 +475,7 @@ class Kubelet:
             clock=self._clock,
             log_root=volumes.log_root(self._config.state_directory),
         )
-        node_servicer = NodeServicer(
-            lambda: self._node.status, self._summary, self._audit, self._manifests.faults
-        )
+        node_servicer = NodeServicer(self._node_status, self._summary, self._audit, self._manifests.faults)
         listeners = [Listener(f"unix://{self._config.run_directory}/kubelet.sock", group)]
         if self._config.listen:
             listeners.append(Listener(self._config.listen))
@@ -404,11 +500,20 @@ class Kubelet:
             token=lambda: token,
         )
 
+    def _node_status(self) -> NodeStatus:
+        """Return the node for people here: with the API server's condition and the cluster's addresses."""
+        status, cluster = self._node.status, self._cluster
+        if cluster is None:
+            return status
+        cidr = cluster.pod_cidr if self._config.pod_cidr == AUTO else status.pod_cidr
+        return replace(status, pod_cidr=cidr, conditions=(*status.conditions, cluster.condition()))
+
     def _explainer(self) -> Explainer:
         faults = Faults(
             # Before the first look at the node, its start may wait for the runtime.
             runtime=lambda: self._awaited or self._node.runtime_fault(),
             store=self._store.fault,
+            cluster=lambda: self._cluster.fault() if self._cluster is not None else None,
             disk=self._node.pressure,
             manifests=self._manifests.faults,
             origin=self._store.origin,
@@ -440,7 +545,7 @@ class Kubelet:
 
         views = Views(
             healthy=self._node.fault,
-            pods=lambda: [render.pod(p, self._status_json(p.uid) or {}) for p in self._store.pods()],
+            pods=lambda: [render.pod(p, self._status_json(p.uid) or {}) for p in self._source.pods()],
             spec=self._spec,
             summary=summary,
             cadvisor_metrics=self._cadvisor.metrics,
@@ -465,7 +570,7 @@ class Kubelet:
         return {
             "kubelet_running_pods": sum(1 for s in statuses if s.pod_ips),
             "kubelet_running_containers": len(running),
-            "kubelet_desired_pods": len(self._store.pods()),
+            "kubelet_desired_pods": len(self._source.pods()),
             "kubelet_sync_passes_total": self._workers.sync_count,
             "kubelet_node_ready": float(self._node.ready()),
             "kubelet_refused_manifests": len(self._manifests.faults()),

@@ -7,6 +7,10 @@ from pathlib import Path
 
 from services.common.settings import setting
 
+AUTO = "auto"
+# Of a node of its own.
+POD_CIDR = "10.201.0.0/24"
+
 
 @dataclass(frozen=True, slots=True)
 class KubeletConfig:
@@ -24,7 +28,17 @@ class KubeletConfig:
     cri_endpoint: str = setting(
         "", help="A CRI server to use; empty runs our own on Docker, at cri.sock in the run directory."
     )
-    pod_cidr: str = setting("10.201.0.0/24", help="Addresses of pods.")
+    kubeconfig: str = setting(
+        "", help="Join the cluster of this file, or `in-cluster`; empty is a node of its own."
+    )
+    node_ip: str = setting("", help="The node's address; empty takes that of its default route.")
+    node_labels: tuple[str, ...] = setting((), help="Labels of the Node in a cluster, as KEY=VALUE.")
+    register_with_taints: tuple[str, ...] = setting(
+        (), help="Taints that the Node is made with in a cluster, as KEY=VALUE:EFFECT."
+    )
+    pod_cidr: str = setting(
+        "auto", help="Addresses of pods; auto: 10.201.0.0/24, in a cluster what it gives the node."
+    )
     service_cidr: str = setting("10.202.0.0/16", help="Addresses of services.")
     cluster_dns: tuple[str, ...] = setting(
         (), help="Addresses of the cluster's DNS; empty: pods have the node's."

@@ -104,6 +104,33 @@ class RuntimeListIncompleteError(KubeletError):
         )
 
 
+class ClusterModeError(KubeletError):
+    """This node belongs to a cluster, whose API server holds its objects."""
+
+    def __init__(self, server: str, instead: str) -> None:
+        super().__init__(
+            f"This node belongs to a cluster: its objects are held by {server}. Use `{instead}` there, "
+            "or the manifest directory for static pods",
+            code=Code.FAILED_PRECONDITION,
+            reason="CLUSTER_MODE",
+            metadata={"server": server},
+        )
+
+
+class AppliedPodsError(KubeletError):
+    """A node that is to join a cluster has pods that were applied to it, which no cluster would know."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        listed = ", ".join(names)
+        super().__init__(
+            f"This node cannot join a cluster while it has pods that were applied to it: {listed}. "
+            "Start it without a kubeconfig and delete them, or put them into the manifest directory",
+            code=Code.FAILED_PRECONDITION,
+            reason="APPLIED_PODS_PRESENT",
+            metadata={"pods": listed},
+        )
+
+
 class PodNotFoundError(KubeletError):
     """There is no such pod on this node. `refused` are manifests that may hold it, with their faults."""
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from services.common.kuberequest import Json
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.dns import PodDns
 from services.kubelet.core.model import (
@@ -99,6 +100,18 @@ class PodObjects(Protocol):
 
     def object_changes(self) -> AsyncIterator[ObjectKey]:
         """Yield each ConfigMap or Secret that changed since the call."""
+        ...
+
+
+class ClusterMemory(Protocol):
+    """Keeps what a cluster sent, for times without its API server. Raises nothing."""
+
+    async def keep_pods(self, bodies: Mapping[PodUid, Json], gone: Collection[PodUid] = ()) -> None:
+        """Keep pods, and forget some."""
+        ...
+
+    async def keep_object(self, key: ObjectKey, body: Json | None) -> None:
+        """Keep a ConfigMap or Secret, or forget it."""
         ...
 
 

@@ -44,6 +44,12 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
         self.violations: list[str] = []
         self._watchers: set[asyncio.Queue[pb.ContainerEventResponse]] = set()
         self._count = 0
+        self.pod_cidr = ""
+
+    async def UpdateRuntimeConfig(self, request: Any, context: Any) -> pb.UpdateRuntimeConfigResponse:
+        """Take the pod CIDR."""
+        self.pod_cidr = request.runtime_config.network_config.pod_cidr
+        return pb.UpdateRuntimeConfigResponse()
 
     def copy_from(self, other: FakeCri) -> None:
         """Hold what another one holds."""
@@ -74,6 +80,16 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
         return [
             c for c, _ in self.containers.values() if self._uid(c) == uid and c.state == pb.CONTAINER_RUNNING
         ]
+
+    def reboot(self) -> None:
+        """End everything that runs, as a reboot of the host does, and tell nobody."""
+        for container, _ in self.containers.values():
+            if container.state == pb.CONTAINER_RUNNING:
+                container.state = pb.CONTAINER_EXITED
+                container.exit_code, container.reason = 255, "Error"
+                container.finished_at = time.time_ns()
+        for box in self.sandboxes.values():
+            box.state = pb.SANDBOX_NOTREADY
 
     def crash(self, uid: str, name: str, exit_code: int) -> None:
         """End a running container, as a crash does."""

@@ -73,7 +73,13 @@ class _Stream:
     namespace: str
     query: Mapping[str, str]
     queue: asyncio.Queue[bytes | None]
+    request: web.Request
     cut: bool = False
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens still."""
+        return self.request.transport is not None and not self.request.transport.is_closing()
 
 
 class KubeServer:
@@ -160,7 +166,7 @@ class KubeServer:
     @property
     def stream_count(self) -> int:
         """How many watches are open."""
-        return len(self._streams)
+        return sum(1 for stream in self._streams if stream.heard)
 
     def count(self, verb: str = "", resource: str = "") -> int:
         """Count the requests that were heard."""
@@ -386,7 +392,7 @@ class KubeServer:
         after = int(query.get("resourceVersion") or 0)
         if after < self.compacted:
             raise _StatusError(410, "Expired", f"too old resource version: {after} ({self.compacted})")
-        stream = _Stream(resource, namespace, query, asyncio.Queue())
+        stream = _Stream(resource, namespace, query, asyncio.Queue(), request)
         for revision, kind_of, kind, value, old in self._history:
             if revision > after:
                 self._offer(stream, kind_of, kind, value, old)
@@ -398,8 +404,7 @@ class KubeServer:
             await self._pour(stream, response, float(query.get("timeoutSeconds") or 300))
         finally:
             self._streams.discard(stream)
-        if stream.cut:
-            assert request.transport is not None
+        if stream.cut and request.transport is not None:
             request.transport.abort()
         return response
 

@@ -260,6 +260,13 @@ class CriRuntime:
             async for event in events:
                 yield PodUid(event.pod_sandbox_status.metadata.uid)
 
+    async def tell_pod_cidr(self, cidr: str) -> None:
+        """Tell which addresses pods have. A runtime whose network comes from elsewhere may leave it."""
+        network = pb.RuntimeConfig(network_config=pb.NetworkConfig(pod_cidr=cidr))
+        await self._call(
+            self._runtime.UpdateRuntimeConfig, pb.UpdateRuntimeConfigRequest(runtime_config=network)
+        )
+
     async def version(self) -> str:
         """Return name and version."""
         answer = await self._call(self._runtime.Version, pb.VersionRequest())

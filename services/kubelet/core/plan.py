@@ -155,10 +155,14 @@ def _stops(pod: Pod, observed: ObservedPod, grace: int, reason: str) -> Iterator
 def _plan_deletion(pod: Pod, observed: ObservedPod) -> Iterator[Action]:
     asked = pod.deletion_grace_seconds
     grace = pod.spec.termination_grace_period_seconds if asked is None else asked
-    yield from _stops(pod, observed, grace, "the pod was deleted")
+    stops = list(_stops(pod, observed, grace, "the pod was deleted"))
+    yield from stops
     for sandbox in observed.sandboxes:
         if sandbox.ready:
             yield StopSandbox(sandbox.id, "the pod was deleted")
+    if stops:
+        # How its containers ended is seen and told before what says so is removed.
+        return
     for sandbox in observed.sandboxes:
         yield RemoveSandbox(sandbox.id, "the pod was deleted")
     for container in observed.homeless():

@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
+from services.kubelet.core import readiness_gates
 from services.kubelet.core.begin import awaited, failed_init, here, is_sidecar
 from services.kubelet.core.memory import Over
 from services.kubelet.core.model import Container, ContainerId, Pod, PodUid
@@ -94,6 +95,7 @@ class PodStatus:
     reason: str = ""
     message: str = ""
     trace_id: str = ""
+    observed_generation: int = 0
     init_containers: tuple[ContainerStatus, ...] = ()
     ephemeral_containers: tuple[ContainerStatus, ...] = ()
 
@@ -183,6 +185,7 @@ def compute_status(
         start_time=previous.start_time if previous else around.start_time or around.now,
         deletion_time=pod.deletion_time,
         trace_id=around.trace_id,
+        observed_generation=pod.generation,
     )
     wired = sandbox is not None and sandbox.ready
     return replace(status, conditions=_conditions(pod, status, around.now, previous, wired=wired))
@@ -327,12 +330,15 @@ def _conditions(
     elif unready:
         reason, message = "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
     ready = not status.terminal and not unready
+    gates = readiness_gates.unmet(pod) if ready else ""
     computed = (
         PodCondition("PodScheduled", True),
         PodCondition("PodReadyToStartContainers", wired),
         _initialized_condition(pod, status),
         PodCondition("ContainersReady", ready, reason, message),
-        PodCondition("Ready", ready, reason, message),
+        PodCondition("Ready", False, readiness_gates.REASON, gates)
+        if gates
+        else PodCondition("Ready", ready, reason, message),
     )
     before = {c.type: c for c in previous.conditions} if previous else {}
     return tuple(_timed(condition, before.get(condition.type), now) for condition in computed)

@@ -25,6 +25,7 @@ class Faults:
     disk: Callable[[], str | None]
     manifests: Callable[[], Mapping[str, str]]
     origin: Callable[[ObjectKey], str]
+    cluster: Callable[[], str | None] = lambda: None
 
 
 class Explainer:
@@ -60,6 +61,7 @@ class Explainer:
                 runtime_fault=self._faults.runtime() or "",
                 store_fault=self._faults.store() or "",
                 disk_fault=self._faults.disk() or "",
+                cluster_fault=self._faults.cluster() or "",
                 manifest_fault=f"its file {file} was changed and is refused: {refused}" if refused else "",
             )
         )

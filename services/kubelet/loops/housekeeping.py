@@ -6,7 +6,7 @@ an orphan when two looks in a row find it so.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from services.common import failpoints, telemetry
 from services.common.clock import Clock
@@ -24,9 +24,18 @@ _GRACE_SECONDS = 2
 
 
 class Housekeeper:
-    """Cleans up for one node."""
+    """Cleans up for one node, while the source is `certain` of what is wanted."""
 
-    def __init__(self, source: PodSource, runtime: Runtime, files: PodFiles, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: PodSource,
+        runtime: Runtime,
+        files: PodFiles,
+        clock: Clock,
+        *,
+        certain: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._certain = certain
         self._source = source
         self._runtime = runtime
         self._files = files
@@ -50,6 +59,9 @@ class Housekeeper:
 
     async def clean(self) -> None:
         """Remove the orphans that the look before found already."""
+        if not self._certain():
+            self._suspects = set()
+            return
         listed = await self._runtime.list_pods()
         # A runtime may write on what a killed kubelet had asked for: its logs come after the pod has gone.
         folders = await self._files.known() | await self._files.logged()

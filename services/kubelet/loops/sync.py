@@ -19,6 +19,7 @@ from services.common.watch import WatchHub
 from services.common.workqueue import WorkQueue
 from services.kubelet.core import begin, deadline, plan
 from services.kubelet.core.explain import Doing, Failure, Work
+from services.kubelet.core.memory import Over
 from services.kubelet.core.model import ContainerId, Pod, PodUid
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.core.plan import Action, Memory, WaitUntil, plan_pod
@@ -322,10 +323,13 @@ class PodWorkers:
         status = state.status
         start = status.start_time if status is not None else state.start_time
         over = deadline.over(pod, start, self._clock.now())
+        if pod.failure is not None:
+            # Somebody else in the cluster has given it up, such as the pod garbage collector.
+            over = Over(*pod.failure)
         if over is None or state.memory.over is not None or (status is not None and status.terminal):
             return
         state.memory = replace(state.memory, over=over)
-        self._events.emit(pod, over.reason, over.message)
+        self._events.emit(pod, over.reason or "Failed", over.message)
 
     def _note_waits(self, pod: Pod, state: _State, actions: tuple[Action, ...]) -> None:
         before, state.waiting = state.waiting, {}
@@ -364,7 +368,7 @@ class PodWorkers:
         """Tell whether a plan that was carried out leads to another at once."""
         unready = state.status is None or not state.status.ready
         begins = bool(outcome.started) and bool(pod.spec.init_containers) and unready
-        return bool(outcome.failures) or begins
+        return bool(outcome.failures) or begins or pod.deletion_time is not None
 
     async def _after(self, pod: Pod, state: _State, outcome: Outcome) -> ObservedPod:
         """Return the pod as it is after a plan."""

@@ -16,6 +16,7 @@ from services.kubelet.core import manifest, render
 from services.kubelet.core.model import ObjectKey, Pod, Protocol, Service, ServicePort, ServiceType
 from services.kubelet.errors import ObjectNotFoundError, request_invalid
 from services.kubelet.objects import config
+from services.kubelet.objects.cluster_view import ClusterView
 from services.kubelet.objects.store import Applied, ObjectStore, Result, StoredObject
 
 StatusOf = Callable[[str], Mapping[str, Any] | None]
@@ -41,7 +42,7 @@ CHANGING_METHODS = frozenset(
 class ObjectServicer(pb_grpc.ObjectServiceServicer):
     """Serves the store. `status_of` gives a pod's status as Kubernetes JSON, by UID."""
 
-    def __init__(self, store: ObjectStore, status_of: StatusOf, clock: Clock) -> None:
+    def __init__(self, store: ObjectStore | ClusterView, status_of: StatusOf, clock: Clock) -> None:
         self._store = store
         self._status_of = status_of
         self._clock = clock

@@ -75,13 +75,19 @@ def kinds(actions: tuple[Action, ...]) -> list[str]:
         pytest.param(
             a_pod(deletion_time=DELETED),
             observed(an_instance(RUNNING)),
-            ["StopContainer", "StopSandbox", "RemoveSandbox", "Finalize"],
-            id="a-deleted-pod-goes",
+            ["StopContainer", "StopSandbox"],
+            id="a-deleted-pod-stops-first-so-that-its-ends-are-told",
         ),
         pytest.param(
             a_pod(deletion_time=DELETED),
-            observed(an_instance(RUNNING), sandboxes=()),
-            ["StopContainer", "RemoveContainer", "Finalize"],
+            observed(an_instance(EXITED), sandboxes=(a_sandbox(ready=False),)),
+            ["RemoveSandbox", "Finalize"],
+            id="a-deleted-pod-that-has-stopped-goes",
+        ),
+        pytest.param(
+            a_pod(deletion_time=DELETED),
+            observed(an_instance(EXITED), sandboxes=()),
+            ["RemoveContainer", "Finalize"],
             id="a-deleted-pod-takes-along-what-lost-its-sandbox",
         ),
         pytest.param(

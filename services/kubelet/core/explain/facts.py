@@ -60,6 +60,7 @@ class Facts:
     events: Sequence[Event] = ()
     runtime_fault: str = ""
     store_fault: str = ""
+    cluster_fault: str = ""
     disk_fault: str = ""
     manifest_fault: str = ""
 

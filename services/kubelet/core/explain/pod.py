@@ -82,6 +82,9 @@ def _node(facts: Facts) -> Iterator[Cause]:
             f"{mend}; until then nothing new is stored, and running pods go on",
             scope=Scope.NODE,
         )
+    if facts.cluster_fault:
+        what = "pods that run go on; nothing new is heard of, and statuses are told when it answers again"
+        yield Cause("ApiServerAway", facts.cluster_fault, what, scope=Scope.NODE)
     if facts.disk_fault:
         what = "free some space: pulling images and writing logs fail on a full disk"
         yield Cause("DiskPressure", facts.disk_fault, what, scope=Scope.NODE)

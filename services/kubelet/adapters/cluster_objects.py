@@ -1,0 +1,215 @@
+"""What pods bring in, from a Kubernetes API server. Implements `PodObjects`.
+
+Each ConfigMap and Secret that a pod of this node names is watched by its name, which is all that
+a node may do, once for however many pods name it, and kept on disk for times without the API.
+What nobody names is asked for once. Services are watched as a whole, for the variables that name them.
+
+Source: the kubelet's `util/manager/watch_based_manager.go`, `token/token_manager.go`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from services.common import telemetry
+from services.common.clock import Clock
+from services.common.errors import Code
+from services.common.kubeapi import KubeApi
+from services.common.kubeerror import KubeApiError
+from services.common.kuberequest import Json, Selection
+from services.common.logs import get_logger
+from services.common.reflector import Reflector
+from services.common.replica import Change
+from services.common.watch import Upserted, WatchHub
+from services.kubelet.core import kube_objects
+from services.kubelet.core.kube_references import references
+from services.kubelet.core.kube_resources import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, SERVICES
+from services.kubelet.core.model import ConfigMap, ObjectKey, Secret, Service
+from services.kubelet.errors import KubeletError
+from services.kubelet.ports import ClusterMemory, Token, TokenRequest
+
+V = TypeVar("V")
+log = get_logger(__name__)
+_RESOURCES = {"ConfigMap": CONFIG_MAPS, "Secret": SECRETS}
+# How long a container's start waits for the API; then it is tried again.
+_WAIT_SECONDS = 10.0
+# What is kept from before is used when the API does not answer soon.
+_KEPT_WAIT_SECONDS = 2.0
+
+
+class _Watched:
+    """One object that pods name."""
+
+    def __init__(self, key: ObjectKey, kept: Json | None, api: KubeApi, clock: Clock) -> None:
+        self.key = key
+        self.body = kept
+        self.on_change: Callable[[_Watched], None] = lambda watched: None
+        self.reflector: Reflector[Json] = Reflector(
+            api,
+            Selection(_RESOURCES[key.kind], key.namespace, field_selector=f"metadata.name={key.name}"),
+            read=_as_it_is,
+            tell=self._hear,
+            clock=clock,
+        )
+
+    def _hear(self, changes: Sequence[Change[Json]]) -> None:
+        for change in changes:
+            self.body = change.after
+        self.on_change(self)
+
+
+class ClusterObjects:
+    """The objects of one node's pods. `authority` is the PEM text of the API's authorities."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        cache: ClusterMemory,
+        clock: Clock,
+        *,
+        bodies: Callable[[], Iterable[Json]],
+        authority: str,
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._clock = clock
+        self._bodies = bodies
+        self._authority = authority
+        self._kept: dict[ObjectKey, Json] = {}
+        self._watched: dict[ObjectKey, tuple[_Watched, asyncio.Task[None]]] = {}
+        self._dirty: set[ObjectKey] = set()
+        self._wake = asyncio.Event()
+        self._changes: WatchHub[ObjectKey] = WatchHub("objects")
+        self._services: Reflector[Service] = Reflector(
+            api, Selection(SERVICES), read=kube_objects.read_service, tell=lambda changes: None, clock=clock
+        )
+
+    def remember(self, kept: Mapping[ObjectKey, Json]) -> None:
+        """Take what a run before has kept."""
+        self._kept = dict(kept)
+
+    def look(self) -> None:
+        """Compare soon what is watched with what pods name: a pod came, changed or went."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Watch what pods name until cancelled."""
+        with telemetry.unrecorded():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._services.run())
+                while True:
+                    self._wake.clear()
+                    self._compare(group)
+                    await self._keep()
+                    await self._wake.wait()
+
+    def _compare(self, group: asyncio.TaskGroup) -> None:
+        named = {key for body in self._bodies() for key in references(body)}
+        for key in named - self._watched.keys():
+            watched = _Watched(key, self._kept.get(key), self._api, self._clock)
+            watched.on_change = self._moved
+            self._watched[key] = (watched, group.create_task(watched.reflector.run()))
+        for key in self._watched.keys() - named:
+            self._watched.pop(key)[1].cancel()
+            self._kept.pop(key, None)
+            self._dirty.add(key)
+
+    def _moved(self, watched: _Watched) -> None:
+        self._dirty.add(watched.key)
+        self._changes.upsert(str(watched.key), watched.key)
+        self._wake.set()
+
+    async def _keep(self) -> None:
+        while self._dirty:
+            key = self._dirty.pop()
+            entry = self._watched.get(key)
+            await self._cache.keep_object(key, entry[0].body if entry else None)
+
+    async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        """Return a ConfigMap."""
+        body = await self._body(ObjectKey("ConfigMap", namespace, name))
+        return None if body is None else kube_objects.read_config_map(body)
+
+    async def secret(self, namespace: str, name: str) -> Secret | None:
+        """Return a Secret."""
+        body = await self._body(ObjectKey("Secret", namespace, name))
+        return None if body is None else kube_objects.read_secret(body)
+
+    async def _body(self, key: ObjectKey) -> Json | None:
+        entry = self._watched.get(key)
+        if entry is None and any(key in references(body) for body in self._bodies()):
+            # The pod that names it came just now.
+            self._wake.set()
+            await asyncio.sleep(0)
+            entry = self._watched.get(key)
+        if entry is None:
+            return await self._ask(key)
+        watched = entry[0]
+        await self._synced(watched.reflector, str(key), kept=watched.body is not None)
+        return watched.body
+
+    async def _ask(self, key: ObjectKey) -> Json | None:
+        try:
+            return await self._api.get(_RESOURCES[key.kind], key.namespace, key.name, seconds=_WAIT_SECONDS)
+        except KubeApiError as error:
+            if error.absent:
+                return None
+            raise
+
+    async def _synced(self, reflector: Reflector[V], what: str, *, kept: bool) -> None:
+        """Wait for the API's word; without it, what is kept must do, if there is any."""
+        if reflector.synced.is_set():
+            return
+        try:
+            async with asyncio.timeout(_KEPT_WAIT_SECONDS if kept else _WAIT_SECONDS):
+                await reflector.synced.wait()
+        except TimeoutError:
+            if not kept:
+                raise KubeletError(
+                    f"{what} cannot be read now: {reflector.fault() or 'the API server does not answer'}",
+                    code=Code.UNAVAILABLE,
+                    reason="API_UNREACHABLE",
+                    metadata={"object": what},
+                ) from None
+
+    async def services(self, namespace: str) -> Sequence[Service]:
+        """Return the services of a namespace."""
+        await self._synced(self._services, "services", kept=False)
+        return [value for value in self._services.values().values() if value.namespace == namespace]
+
+    @property
+    def known_service_count(self) -> int:
+        """How many services are known."""
+        return len(self._services.values())
+
+    async def token(self, request: TokenRequest) -> Token:
+        """Ask for a token of a service account, bound to a pod."""
+        pod = request.pod
+        spec = {
+            "expirationSeconds": request.expiration_seconds,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid},
+            **({"audiences": [request.audience]} if request.audience else {}),
+        }
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        answer = await self._api.create(
+            SERVICE_ACCOUNTS, pod.namespace, body, name=request.service_account, subresource="token"
+        )
+        status = answer["status"]
+        return Token(status["token"], datetime.fromisoformat(status["expirationTimestamp"]))
+
+    async def root_certificates(self) -> str:
+        """Return the authorities of the API server."""
+        return self._authority
+
+    async def object_changes(self) -> AsyncIterator[ObjectKey]:
+        """Yield each ConfigMap or Secret that changed since the call."""
+        async for change in self._changes.watch(self._changes.revision, self._changes.run_id):
+            if isinstance(change, Upserted):
+                yield change.value
+
+
+def _as_it_is(body: Json) -> Json:
+    return body

@@ -1,0 +1,219 @@
+"""A kubelet process in a cluster: registration, pods, faults of the API, kills in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tripod.kubelet.v1 import object_service_pb2 as object_pb
+from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
+
+from services.common.errors import RemoteError
+from services.common.grpcclient import call
+from services.kubelet.core.kube_resources import EVENTS, LEASES, NODES, PODS
+from tests.lab.cluster_node import NODE, ClusterNode, a_pod, fake_cluster
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.process]
+STATIC = """
+apiVersion: v1
+kind: Pod
+metadata: {name: fixed}
+spec:
+  containers: [{name: app, image: "app:1"}]
+"""
+
+
+@pytest_asyncio.fixture
+async def node(short_path: Path) -> AsyncIterator[ClusterNode]:
+    """Run a kubelet that has joined the fake API server."""
+    async with fake_cluster(short_path) as made:
+        yield made
+
+
+async def test_a_node_joins_with_a_lease_a_status_and_events(node: ClusterNode) -> None:
+    """kubectl shows it as any other."""
+    found = await node.until(lambda: ready_node(node), "the node is ready")
+    leases = await node.until(lambda: node.all(LEASES), "there is a lease")
+    events = await node.until(lambda: node.all(EVENTS), "there is an event")
+
+    assert found["metadata"]["labels"]["kubernetes.io/hostname"] == NODE
+    assert {"type": "InternalIP", "address": "192.0.2.7"} in found["status"]["addresses"]
+    assert found["status"]["nodeInfo"]["kubeletVersion"].startswith("v1.37.")
+    assert leases[0]["metadata"]["name"] == NODE
+    assert "Starting" in [event["reason"] for event in events]
+
+
+async def ready_node(node: ClusterNode) -> Any:
+    """Return the Node when it is ready."""
+    found = await node.get(NODES, NODE, "")
+    conditions = (found or {}).get("status", {}).get("conditions", ())
+    return found if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions) else None
+
+
+async def test_a_pod_runs_and_goes(node: ClusterNode) -> None:
+    """Its status is told, also the last one before the API forgets it."""
+    made = await node.create(a_pod("web"))
+    uid = made["metadata"]["uid"]
+    running = await node.condition("web", "Ready")
+
+    assert running["status"]["phase"] == "Running"
+    assert running["status"]["containerStatuses"][0]["ready"] is True
+    assert running["status"]["observedGeneration"] == 1
+    await node.api.delete(PODS, "default", "web")
+    await node.gone("web")
+    assert node.server is not None
+    told = [s.body["status"] for s in node.server.seen if s.resource == "pods/status"]
+    assert told[-1]["containerStatuses"][0]["state"].keys() == {"terminated"}
+    assert not node.fake.running(uid)
+
+
+async def test_static_pods_have_mirrors(node: ClusterNode) -> None:
+    """They run from the file; a mirror that is deleted comes again and disturbs nothing."""
+    (node.manifests / "fixed.yaml").write_text(STATIC)
+    first = await node.condition(f"fixed-{NODE}", "Ready")
+    static_uid = first["metadata"]["annotations"]["kubernetes.io/config.mirror"]
+
+    await node.api.delete(PODS, "default", f"fixed-{NODE}", grace_seconds=0)
+
+    async def again() -> bool:
+        pod = await node.pod(f"fixed-{NODE}")
+        return pod is not None and pod["metadata"]["uid"] != first["metadata"]["uid"]
+
+    await node.until(again, "the mirror is there again")
+    await node.condition(f"fixed-{NODE}", "Ready")
+    assert [kind for kind, _, _ in node.history(static_uid)].count("sandbox") == 1
+    (node.manifests / "fixed.yaml").unlink()
+    await node.gone(f"fixed-{NODE}")
+    await node.until(lambda: not node.fake.running(static_uid), "the static pod has ended")
+
+
+async def test_a_field_that_cannot_be_honoured_fails_the_pod_with_its_path(node: ClusterNode) -> None:
+    """It is never run without it, and says so."""
+    volume = {"name": "v", "persistentVolumeClaim": {"claimName": "v"}}
+    await node.create(a_pod("bad", volumes=[volume]))
+
+    async def failed() -> Any:
+        pod = await node.pod("bad")
+        return pod if pod and pod["status"]["phase"] == "Failed" else None
+
+    pod = await node.until(failed, "the pod has failed")
+    assert pod["status"]["reason"] == "UnsupportedField"
+    assert "spec.volumes[0].persistentVolumeClaim" in pod["status"]["message"]
+
+
+async def test_too_much_is_refused_at_admission(node: ClusterNode) -> None:
+    """Also when a scheduler did not ask whether it fits."""
+    huge = {"name": "app", "image": "app:1", "resources": {"requests": {"cpu": "1000"}}}
+    await node.create(a_pod("huge", containers=[huge]))
+
+    async def failed() -> Any:
+        pod = await node.pod("huge")
+        return pod if pod and pod["status"]["phase"] == "Failed" else None
+
+    assert (await node.until(failed, "the pod has failed"))["status"]["reason"] == "OutOfcpu"
+
+
+async def test_objects_are_not_applied_to_a_node_of_a_cluster(node: ClusterNode) -> None:
+    """Whoever tries is told who holds them."""
+    await node.until(lambda: node.get(NODES, NODE, ""), "the node is there")
+    stub = object_grpc.ObjectServiceStub(node.channel)
+
+    request = object_pb.ApplyObjectsRequest(manifest=STATIC.encode())
+    with pytest.raises(RemoteError) as caught:
+        await call(stub.ApplyObjects, request, deadline_seconds=5.0)
+
+    assert caught.value.reason == "CLUSTER_MODE"
+    assert "kubectl apply" in caught.value.message
+
+
+async def test_a_kill_disturbs_no_pod(node: ClusterNode) -> None:
+    """The kubelet finds its pods again, and tells what happened meanwhile."""
+    made = await node.create(a_pod("web"))
+    uid = made["metadata"]["uid"]
+    await node.condition("web", "Ready")
+    before = node.history(uid)
+
+    await node.service.kill()
+    await node.create(a_pod("late"))
+    await node.api.delete(PODS, "default", "web")
+    await node.service.start()
+
+    await node.condition("late", "Ready")
+    await node.gone("web")
+    assert node.history(uid) == before
+    assert not node.fake.violations
+
+
+async def test_without_the_api_pods_come_back_and_end_when_it_says_so(node: ClusterNode) -> None:
+    """A whole node that starts without its control plane runs what was accepted last."""
+    assert node.server is not None
+    kept = (await node.create(a_pod("kept")))["metadata"]["uid"]
+    gone = (await node.create(a_pod("gone")))["metadata"]["uid"]
+    await node.condition("kept", "Ready")
+    await node.condition("gone", "Ready")
+    await node.service.kill()
+    await node.server.stop()
+    node.fake.reboot()
+
+    await node.service.start()
+    await node.until(lambda: node.fake.running(kept) and node.fake.running(gone), "both run again")
+
+    async def told() -> bool:
+        try:
+            found = (await node.node()).node.conditions
+        except RemoteError:
+            return False
+        return any(c.type == "ApiServerReachable" and "does not answer since" in c.message for c in found)
+
+    await node.until(told, "the node says that the API is away")
+    node.server.remove("pods", "default", "gone")
+    await node.server.start()
+    await node.until(lambda: not node.fake.running(gone), "the deleted pod ended")
+    await node.condition("kept", "Ready")
+    assert len(node.fake.running(kept)) == 1
+    assert not node.fake.violations
+
+
+async def test_cut_streams_compactions_and_refusals_lose_nothing(node: ClusterNode) -> None:
+    """What happens meanwhile is told when it is over, and nothing is started twice."""
+    assert node.server is not None
+    uid = (await node.create(a_pod("steady")))["metadata"]["uid"]
+    await node.condition("steady", "Ready")
+    before = node.history(uid)
+
+    for number in range(8):
+        await node.create(a_pod(f"p{number}"))
+        match number % 4:
+            case 0:
+                node.server.cut_streams()
+            case 1:
+                node.server.refuse(429, times=3, retry_after="1")
+            case 2:
+                node.server.compact()
+                node.server.cut_streams()
+            case _:
+                node.server.refuse(500, times=3)
+        await asyncio.sleep(0.2)
+
+    for number in range(8):
+        await node.condition(f"p{number}", "Ready")
+    assert node.history(uid) == before
+    assert not node.fake.violations
+
+
+async def test_a_readiness_gate_counts(node: ClusterNode) -> None:
+    """A pod is ready when others say so, too; their condition stays."""
+    await node.create(a_pod("gated", readinessGates=[{"conditionType": "example.com/in"}]))
+    await node.condition("gated", "ContainersReady")
+    pod = await node.condition("gated", "Ready", "False")
+    assert any(c.get("reason") == "ReadinessGatesNotReady" for c in pod["status"]["conditions"])
+
+    gate = {"type": "example.com/in", "status": "True"}
+    await node.api.patch(PODS, "default", "gated", {"status": {"conditions": [gate]}}, subresource="status")
+
+    pod = await node.condition("gated", "Ready")
+    assert gate in [{k: c[k] for k in ("type", "status")} for c in pod["status"]["conditions"]]
