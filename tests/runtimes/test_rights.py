@@ -15,7 +15,7 @@ from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
 
 from services.common.errors import RemoteError
 from services.common.grpcclient import call
-from tests.lab.node import BareNode, pod
+from tests.lab.node import BareNode, Node, pod
 from tests.runtimes.inside import process, said
 
 pytestmark = [
@@ -225,6 +225,22 @@ async def test_a_container_that_would_be_root_does_not_start(made: BareNode) -> 
     assert "container has runAsNonRoot and image will run as root" in found.containers[0].state.message
     assert failed[0].startswith("Error: container has runAsNonRoot")
     assert not found.containers[0].container_id
+
+
+async def test_an_image_s_own_user_is_looked_at(made: BareNode) -> None:
+    """A number that is not root runs; a name may lead to root, so it does not."""
+    if not isinstance(made, Node):
+        pytest.skip("images with users are made by the engine")
+    await asyncio.to_thread(made.engine.add_image, "tripod-number:1", "USER 1000:0")
+    await asyncio.to_thread(made.engine.add_image, "tripod-name:1", "USER nobody")
+    context = {"securityContext": {"runAsNonRoot": True}}
+    await made.apply(pod("number", image="tripod-number:1", container=context))
+    await made.apply(pod("name", image="tripod-name:1", container=context))
+    await made.ready("number")
+    found = await made.waits("name", "CreateContainerConfigError")
+
+    assert (await process(made, "number"))["Uid"].split()[0] == "1000"
+    assert "image has non-numeric user (nobody), cannot verify" in found.containers[0].state.message
 
 
 async def test_a_runtime_that_is_not_there_is_told(made: BareNode) -> None:
