@@ -274,7 +274,7 @@ class Kubelet:
 
     def _admit_to(self, pod: Pod, others: Sequence[Pod], node: admission.Node) -> Refusal | None:
         statuses = self._statuses.snapshot()
-        running = [o for o in others if (status := statuses.get(o.uid)) is None or not status.ended]
+        running = [o for o in others if (status := statuses.get(o.uid)) is None or not status.terminal]
         return admission.check(pod, running, node)
 
     def _cluster_pods(self) -> Sequence[Pod]:

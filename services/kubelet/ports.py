@@ -225,6 +225,10 @@ class Runtime(Protocol):
         """Remove a container."""
         ...
 
+    async def writable_layers(self) -> Mapping[ContainerId, int]:
+        """Return how many bytes the writable layer of each running container has, as far as is known."""
+        ...
+
     async def reopen_log(self, container: ContainerId) -> None:
         """Have a running container's log written to its path anew, after the file was moved away."""
         ...

@@ -29,6 +29,7 @@ class FakeRuntime:
         self.present = set(present)
         self.pullable = set(pullable)
         self.users: dict[str, str] = {}
+        self.layers: dict[ContainerId, int] = {}
         self.down = False
         self.calls: list[str] = []
         self.commands: list[tuple[str, ...]] = []
@@ -235,6 +236,11 @@ class FakeRuntime:
         pod = self._of_container(container)
         if pod is not None:
             self._keep(replace(pod, containers=tuple(c for c in pod.containers if c.id != container)))
+
+    async def writable_layers(self) -> Mapping[ContainerId, int]:
+        """Return the sizes of layers, as `layers` has them."""
+        self._called("writable_layers")
+        return dict(self.layers)
 
     async def reopen_log(self, container: ContainerId) -> None:
         """Nothing is written here."""

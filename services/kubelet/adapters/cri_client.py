@@ -232,6 +232,15 @@ class CriRuntime:
         request = pb.RemoveContainerRequest(container_id=container)
         await self._call(self._runtime.RemoveContainer, request, seconds=_CREATE_SECONDS)
 
+    async def writable_layers(self) -> Mapping[ContainerId, int]:
+        """Return the sizes of writable layers."""
+        answer = await self._call(self._runtime.ListContainerStats, pb.ListContainerStatsRequest())
+        return {
+            ContainerId(item.attributes.id): item.writable_layer.used_bytes.value
+            for item in answer.stats
+            if item.HasField("writable_layer")
+        }
+
     async def reopen_log(self, container: ContainerId) -> None:
         """Have a log opened anew."""
         request = pb.ReopenContainerLogRequest(container_id=container)

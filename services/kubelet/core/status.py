@@ -115,11 +115,6 @@ class PodStatus:
         return any(c.type == "Ready" and c.holds for c in self.conditions)
 
     @property
-    def ended(self) -> bool:
-        """Whether the pod has ended for good."""
-        return self.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED)
-
-    @property
     def terminating(self) -> bool:
         """Whether the pod was deleted and is not gone yet."""
         return self.deletion_time is not None

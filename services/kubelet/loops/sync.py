@@ -326,10 +326,22 @@ class PodWorkers:
         if pod.failure is not None:
             # Somebody else in the cluster has given it up, such as the pod garbage collector.
             over = Over(*pod.failure)
-        if over is None or state.memory.over is not None or (status is not None and status.terminal):
-            return
+        if over is not None and self._note_over(state, over):
+            self._events.emit(pod, over.reason or "Failed", over.message)
+
+    def _note_over(self, state: _State, over: Over) -> bool:
+        """Note why a pod has failed; tells whether that is new. One that has ended by itself has ended."""
+        if state.memory.over is not None or (state.status is not None and state.status.terminal):
+            return False
         state.memory = replace(state.memory, over=over)
-        self._events.emit(pod, over.reason or "Failed", over.message)
+        return True
+
+    def end(self, pod: Pod, over: Over) -> None:
+        """End a pod for good, for a reason that its containers know nothing of."""
+        state = self._states.get(pod.uid)
+        if state is not None and self._note_over(state, over):
+            self._events.emit(pod, over.reason, over.message, warning=True)
+            self._queue.add(pod.uid)
 
     def _note_waits(self, pod: Pod, state: _State, actions: tuple[Action, ...]) -> None:
         before, state.waiting = state.waiting, {}
