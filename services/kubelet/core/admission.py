@@ -99,7 +99,7 @@ def requests(spec: PodSpec) -> dict[str, int]:
     """Return what a pod takes of the node: the most that it takes at any time.
 
     That is what its main containers and sidecars take together, or one of its init
-    containers with the sidecars that started before it (KEP-753).
+    containers with the sidecars that started before it (KEP-753); and what its runtime takes.
     """
     total: dict[str, int] = {}
     for container in spec.lasting:
@@ -112,6 +112,7 @@ def requests(spec: PodSpec) -> dict[str, int]:
         beside = dict(sidecars)
         _add(beside, container_requests(container.resources))
         total |= {name: max(count, total.get(name, 0)) for name, count in beside.items()}
+    _add(total, dict(spec.scheduling.overhead))
     return {_PODS: 1} | total
 
 

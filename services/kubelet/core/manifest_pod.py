@@ -21,7 +21,6 @@ from services.kubelet.core.rules import STANDALONE, Rules
 
 _LATER: dict[str, tuple[Any, ...]] = {
     "hostUsers": (True,),
-    "overhead": ({},),
     "resourceClaims": ([],),
     "resources": ({},),
 }

@@ -16,7 +16,7 @@ from services.kubelet.core.model import Resources
 
 EPHEMERAL_STORAGE = "ephemeral-storage"
 _HUGE_PAGES = re.compile(r"hugepages-[0-9]+(Ki|Mi|Gi)?")
-_KNOWN: dict[str, Callable[[str], int]] = {
+SHARED: dict[str, Callable[[str], int]] = {
     "cpu": quantity.millicores,
     "memory": quantity.whole,
     EPHEMERAL_STORAGE: quantity.whole,
@@ -54,7 +54,7 @@ def _others(amounts: dict[str, int]) -> tuple[tuple[str, int], ...]:
 
 def _readers(given: Any) -> dict[str, Callable[[str], int]]:
     names = [name for name in given if isinstance(name, str)] if isinstance(given, dict) else []
-    return _KNOWN | {name: quantity.whole for name in names if _whole_only(name)}
+    return SHARED | {name: quantity.whole for name in names if _whole_only(name)}
 
 
 def _whole_only(name: str) -> bool:

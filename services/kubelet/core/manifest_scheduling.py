@@ -14,12 +14,14 @@ from types import MappingProxyType
 from typing import Any
 
 from services.kubelet.core.fields import DNS_SUBDOMAIN, Faults, Fields, label_key_fault, label_value_fault
+from services.kubelet.core.manifest_resources import SHARED
 from services.kubelet.core.rules import Rules
 from services.kubelet.core.scheduling import OPERATORS, Requirement, Scheduling, Term, Toleration
 
 FIELDS = (
     *("nodeName", "nodeSelector", "affinity", "tolerations", "priority", "priorityClassName"),
     *("preemptionPolicy", "schedulerName", "topologySpreadConstraints", "schedulingGates", "os"),
+    "overhead",
 )
 _EFFECTS = ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
 _SELECTOR_OPERATORS = OPERATORS[:4]
@@ -44,6 +46,7 @@ def read_scheduling(spec: Fields, rules: Rules) -> Scheduling:
         preemption_policy=spec.text("preemptionPolicy", choices=("", "PreemptLowerPriority", "Never")),
         scheduler_name=spec.text("schedulerName", form=DNS_SUBDOMAIN, what="a DNS name"),
         os=_os(spec, rules),
+        overhead=_overhead(spec, rules),
         kept=_kept(spec),
     )
 
@@ -71,6 +74,14 @@ def _os(spec: Fields, rules: Rules) -> str:
     fields = Fields(spec.raw("os"), spec.at("os"), spec.faults, known=("name",))
     # In a cluster the pod is rejected, as its status then tells.
     return fields.text("name", required=True, choices=("linux", "windows") if rules.cluster else ("linux",))
+
+
+def _overhead(spec: Fields, rules: Rules) -> tuple[tuple[str, int], ...]:
+    """Read what a pod's runtime takes besides; the API server fills it in by the pod's runtime class."""
+    if spec.raw("overhead") and not rules.cluster:
+        spec.fault("overhead", "needs a cluster: its API server fills it in by the runtime class")
+        return ()
+    return tuple(sorted(spec.amounts("overhead", SHARED).items()))
 
 
 def _gates(spec: Fields, rules: Rules) -> None:

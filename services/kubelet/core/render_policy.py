@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from services.kubelet.core import quantity
 from services.kubelet.core.dns import DnsWish
 from services.kubelet.core.hostname import Naming
 from services.kubelet.core.scheduling import Scheduling, Toleration
@@ -115,8 +116,13 @@ def scheduling(value: Scheduling) -> Json:
         "preemptionPolicy": value.preemption_policy,
         "schedulerName": value.scheduler_name,
         "os": {"name": value.os} if value.os else None,
+        "overhead": {name: _amount(name, count) for name, count in value.overhead},
     }
     return {**_given(made), **{name: json.loads(text) for name, text in value.kept}}
+
+
+def _amount(name: str, count: int) -> str:
+    return quantity.format_millicores(count) if name == "cpu" else quantity.format_bytes(count)
 
 
 def _toleration(value: Toleration) -> Json:

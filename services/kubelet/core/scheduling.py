@@ -52,7 +52,8 @@ class Scheduling:
     """What a pod says of where and before whom it runs.
 
     `required` are the terms of its affinity to nodes, None when it has none. `kept` has the fields that ask
-    nothing of a node, each as JSON text, and the affinity as a whole.
+    nothing of a node, each as JSON text, and the affinity as a whole. `overhead` is what a pod's runtime
+    takes besides its containers: cpu in millicores, the rest in bytes.
     """
 
     node_name: str = ""
@@ -64,6 +65,7 @@ class Scheduling:
     preemption_policy: str = ""
     scheduler_name: str = ""
     os: str = ""
+    overhead: tuple[tuple[str, int], ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
 
 

@@ -57,6 +57,16 @@ WEB = ContainerPort(80, host_port=80)
             id="more-than-is-left",
         ),
         pytest.param(
+            a_pod(
+                *asking(cpu_request_millicores=3900).spec.containers,
+                scheduling=Scheduling(overhead=(("cpu", 101),)),
+            ),
+            (),
+            "OutOfcpu",
+            "spec.containers[0].resources.requests.cpu",
+            id="what-its-runtime-takes-counts",
+        ),
+        pytest.param(
             asking(memory_request_bytes=9 << 30),
             (),
             "OutOfmemory",

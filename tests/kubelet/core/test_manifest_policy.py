@@ -162,6 +162,7 @@ def test_a_limit_is_the_request_of_a_disk_too() -> None:
         ({"readinessGates": [{"conditionType": "example.com/ready"}]}, "spec.readinessGates"),
         ({"schedulingGates": [{"name": "wait"}]}, "spec.schedulingGates"),
         ({"os": {"name": "windows"}}, "spec.os.name"),
+        ({"overhead": {"cpu": "250m", "memory": "64Mi"}}, "spec.overhead"),
     ],
 )
 def test_what_needs_a_cluster_is_read_in_one_alone(given: dict[str, Any], path: str) -> None:
