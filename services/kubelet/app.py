@@ -178,7 +178,12 @@ class Kubelet:
 
     def _join(self) -> None:
         config, clock = self._config, self._clock
-        dns = replace(resolver(), cluster_servers=config.cluster_dns, cluster_domain=config.cluster_domain)
+        dns = replace(
+            resolver(),
+            cluster_servers=config.cluster_dns,
+            cluster_domain=config.cluster_domain,
+            in_cluster=self._cluster is not None,
+        )
         facts = NodeFacts(config.state_directory, self._machine.memory_bytes, self._machine.address, dns)
         words = DiskLastWords(config.state_directory)
         runner = NetworkHookRunner(self._runtime, self._events, clock)
