@@ -31,12 +31,14 @@ from services.proxy.adapters.nftables import NftablesKernel, beginning
 from services.proxy.core import ruleset
 from services.proxy.core.compose import Composer
 from services.proxy.core.model import Pod, Service, ServicePort
+from services.proxy.core.parts import Surroundings, part
 from services.proxy.core.planner import Planner
 from services.proxy.core.ruleset import Ruleset
 
 SERVICES, ENDPOINTS, ROUNDS, CHANGES = 10_000, 5, 3, 200
 COLD_SECONDS, COLD_TIMES_FLOOR, CHANGE_MILLISECONDS, RESTART_SECONDS = 1.5, 5.0, 50.0, 2.0
 TABLE = "tripod-bench"
+_AROUND = Surroundings()
 
 
 def services() -> list[Service]:
@@ -77,7 +79,7 @@ class Proxy:
         """Decide anew for what changed."""
         with collection_put_off():
             for uid, decision in self.plan.decide().items():
-                self.composer.put(uid, None if decision is None else ruleset.part(decision, ()))
+                self.composer.put(uid, None if decision is None else part(decision, _AROUND))
 
     async def cold(self, told: Iterable[Service], ready: Iterable[Pod]) -> None:
         """Go from nothing to rules in the kernel."""

@@ -28,6 +28,9 @@ from services.proxy.adapters.nfmonitor import NftablesMonitor
 from services.proxy.adapters.nftables import NftablesKernel
 from services.proxy.config import ProxyConfig
 from services.proxy.core.model import Decision
+from services.proxy.core.planner import Planner
+from services.proxy.loops import kubelet_feed
+from services.proxy.loops.kubelet_feed import KubeletFeed
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.server import ProxyServicer
 from services.proxy.web import application
@@ -46,6 +49,7 @@ class Proxy:
         self._hub: WatchHub[Decision] = WatchHub(secrets.token_hex(8))
         writer = f"tripod-{secrets.token_hex(4)}"
         self._monitor = NftablesMonitor(config.table, writer)
+        self._plan = Planner()
         self._sync = ServiceSync(
             kernel=NftablesKernel(config.table, thread_name=writer),
             flows=ConntrackFlows(),
@@ -53,6 +57,8 @@ class Proxy:
             addresses=node_addresses,
             clock=self._clock,
             hub=self._hub,
+            plan=self._plan,
+            sources=kubelet_feed.SOURCES,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -74,10 +80,11 @@ class Proxy:
             await until(stop, self._work(KubeletClient(channel, self._clock), server))
 
     async def _work(self, client: KubeletClient, server: GrpcServer) -> None:
+        feed = KubeletFeed(self._plan, self._sync, self._clock)
         loops = {
             "sync": self._sync.run,
-            "services": lambda: self._sync.follow_services(client.services()),
-            "pods": lambda: self._sync.follow_pods(client.pods()),
+            "services": lambda: feed.follow_services(client.services()),
+            "pods": lambda: feed.follow_pods(client.pods()),
             "monitor": lambda: self._sync.follow_changes(self._monitor),
             "drift": lambda: self._sync.watch_drift(self._config.drift_seconds),
         }
@@ -86,7 +93,7 @@ class Proxy:
                 group.create_task(supervise(name, loop, clock=self._clock))
             await self._sync.synced.wait()
             await server.set_serving(True)
-            log.info("Started the proxy", services=len(self._sync.plan.services))
+            log.info("Started the proxy", services=len(self._plan.services))
 
     def _server(self) -> GrpcServer:
         servicer = ProxyServicer(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.proxy.core.conntrack import Flow, StaleFlows
-from services.proxy.core.model import Endpoint, Pod, Service
+from services.proxy.core.model import Decision, Endpoint, Pod, Service
+from services.proxy.core.parts import Surroundings
 from services.proxy.core.ruleset import Change, Damage, Ruleset
 
 
@@ -36,6 +37,23 @@ class StartedOver:
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
     """A stream has told everything."""
+
+
+class Plan(Protocol):
+    """What is known, and what is decided of it."""
+
+    @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """Return the decisions by the service's UID, as of the last `decide`."""
+        ...
+
+    def decide(self) -> Mapping[str, Decision | None]:
+        """Decide anew for what was touched; returns what came out differently, None for a gone service."""
+        ...
+
+    def surroundings(self, addresses: Sequence[str]) -> Surroundings:
+        """Return what rules need to know of a node with these addresses."""
+        ...
 
 
 class Kernel(Protocol):

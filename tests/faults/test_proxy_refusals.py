@@ -15,7 +15,11 @@ from services.common.watch import WatchHub
 from services.proxy.core import compose, endpoints
 from services.proxy.core.conntrack import Flow, StaleFlows
 from services.proxy.core.model import Decision, Pod, Protocol, Service, ServicePort
+from services.proxy.core.parts import Surroundings
+from services.proxy.core.planner import Planner
 from services.proxy.core.ruleset import Damage, Ruleset
+from services.proxy.loops import kubelet_feed
+from services.proxy.loops.kubelet_feed import KubeletFeed
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.ports import CaughtUp, PodChanged, ServiceChanged, StartedOver
 from tests.fakes.kernel import MemoryKernel
@@ -56,6 +60,7 @@ class Node:
         self.services: asyncio.Queue[ServiceChanged | StartedOver | CaughtUp] = asyncio.Queue()
         self.pods: asyncio.Queue[PodChanged | StartedOver | CaughtUp] = asyncio.Queue()
         hub: WatchHub[Decision] = WatchHub("test")
+        plan = Planner()
         self.sync = ServiceSync(
             kernel=self.kernel,
             flows=self.flows,
@@ -63,15 +68,18 @@ class Node:
             addresses=lambda: [NODE],
             clock=HastyClock(),
             hub=hub,
+            plan=plan,
+            sources=kubelet_feed.SOURCES,
         )
+        self.feed = KubeletFeed(plan, self.sync, HastyClock())
 
     async def within(self, body: Callable[[], Awaitable[None]]) -> None:
         """Run the loop and a test's body."""
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.sync.run()),
-                group.create_task(self.sync.follow_services(_drain(self.services))),
-                group.create_task(self.sync.follow_pods(_drain(self.pods))),
+                group.create_task(self.feed.follow_services(_drain(self.services))),
+                group.create_task(self.feed.follow_pods(_drain(self.pods))),
             ]
             await body()
             for task in tasks:
@@ -92,7 +100,9 @@ class Node:
 
     async def has(self, services: Sequence[Service], pods: Sequence[Pod]) -> None:
         """Wait until the kernel has the rules of these, computed from nothing."""
-        wanted = compose.build([endpoints.decide(service, pods) for service in services], [NODE])
+        wanted = compose.build(
+            [endpoints.decide(service, pods) for service in services], Surroundings([NODE])
+        )
         await until(lambda: self.kernel.rules == wanted)
 
 
@@ -194,7 +204,7 @@ def test_flows_that_a_former_life_left_behind_are_forgotten() -> None:
     node.flows.flows = [good, left, untranslated, foreign]
 
     async def body() -> None:
-        node.kernel.rules = compose.build([endpoints.decide(service, pods)], [NODE])
+        node.kernel.rules = compose.build([endpoints.decide(service, pods)], Surroundings([NODE]))
         node.tell(service, *pods)
         node.told_all()
         await node.sync.synced.wait()

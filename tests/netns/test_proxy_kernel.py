@@ -44,7 +44,7 @@ for _ in range(count):
 PROGRAM = """
 import asyncio, json, sys
 from services.proxy.adapters.nftables import NftablesKernel
-from services.proxy.core import compose, endpoints, ruleset
+from services.proxy.core import compose, endpoints, parts, ruleset
 from services.proxy.core.model import Pod, Protocol, Service, ServicePort
 async def main():
     numbers = json.loads(sys.argv[1])
@@ -52,7 +52,7 @@ async def main():
     pods = [Pod(f"u{i}", "default", f"web-{i}", address=f"10.77.0.{i}", **made) for i in numbers]
     ports = (ServicePort(80, 8080, node_port=30080), ServicePort(53, 53, Protocol.UDP, "dns"))
     web = Service("s", "default", "web", "10.202.0.9", ports, {"app": "web"})
-    wanted = compose.build([endpoints.decide(web, pods)], ["10.77.0.1"])
+    wanted = compose.build([endpoints.decide(web, pods)], parts.Surroundings(["10.77.0.1"]))
     kernel = NftablesKernel("tripod-proxy")
     present = await kernel.read()
     if isinstance(present, ruleset.Damage): await kernel.rewrite(wanted); print("rewrote")

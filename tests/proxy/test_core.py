@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.proxy.core import compose, conntrack, endpoints, ruleset
 from services.proxy.core.model import ContainerPort, Decision, Pod, Protocol, Service, ServicePort
 from services.proxy.core.packet import Fate, trace
+from services.proxy.core.parts import Surroundings
 from services.proxy.core.ruleset import Ruleset
 from tests.fakes.kernel import apply
 
@@ -92,7 +93,7 @@ def test_a_named_port_is_looked_up_at_each_pod() -> None:
 
 def rules(*services: Service, pods: list[Pod]) -> Ruleset:
     """Decide and build."""
-    return compose.build([endpoints.decide(service, pods) for service in services], [NODE])
+    return compose.build([endpoints.decide(service, pods) for service in services], Surroundings([NODE]))
 
 
 PODS = [a_pod(1), a_pod(2), a_pod(3)]

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from services.proxy.core import compose, endpoints, ruleset
 from services.proxy.core.compose import Composer
 from services.proxy.core.model import Pod, Protocol, Service, ServicePort
+from services.proxy.core.parts import Lead, Part, Surroundings, part
 from services.proxy.core.planner import Planner
-from services.proxy.core.ruleset import Part, Ruleset
+from services.proxy.core.ruleset import Ruleset
 from tests.fakes.kernel import apply
 
-NODES = ["192.0.2.1", "192.0.2.2"]
+NODES = Surroundings(["192.0.2.1", "192.0.2.2"])
 APPS = st.sampled_from(["a", "b"])
 
 
@@ -69,7 +70,7 @@ def test_any_order_of_news_leads_to_the_same_rules(steps: list[Service | Pod | s
             (planner.put_service if step[0] == "s" else planner.put_pod)(step, None)
         else:
             for uid, decision in planner.decide().items():
-                composer.put(uid, ruleset.part(decision, NODES) if decision else None)
+                composer.put(uid, part(decision, NODES) if decision else None)
             kernel = apply(kernel, ruleset.difference(*composer.take()))
 
             wanted = [
@@ -84,9 +85,9 @@ def test_what_is_settled_is_not_taken_as_a_change() -> None:
     """After a look at the whole, only what came later is new."""
     composer = Composer()
     early, late = ("10.2.0.1", "tcp", 80), ("10.2.0.2", "tcp", 80)
-    composer.put("s1", Part("10.2.0.1", {early: (("10.1.0.1", 8080),)}))
+    composer.put("s1", Part("10.2.0.1", {early: Lead(1, (("10.1.0.1", 8080),))}))
     composer.settle()
-    composer.put("s2", Part("10.2.0.2", {late: (("10.1.0.2", 8080),)}))
+    composer.put("s2", Part("10.2.0.2", {late: Lead(1, (("10.1.0.2", 8080),))}))
 
     was, now = composer.take()
 

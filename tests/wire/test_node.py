@@ -50,7 +50,10 @@ from services.kubelet.server.pods import PodServicer
 from services.proxy.adapters.kubelet_client import KubeletClient
 from services.proxy.core.conntrack import Flow, StaleFlows
 from services.proxy.core.model import Decision
+from services.proxy.core.planner import Planner
 from services.proxy.core.ruleset import Ruleset
+from services.proxy.loops import kubelet_feed
+from services.proxy.loops.kubelet_feed import KubeletFeed
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.server import ProxyServicer
 from tests.fakes.files import FakeFiles
@@ -219,9 +222,18 @@ async def running(
     )
     hub: WatchHub[Decision] = WatchHub("proxy")
     kubelet_channel = open_channel(f"unix://{folder}/kubelet.sock")
+    plan = Planner()
     sync = ServiceSync(
-        kernel=kernel, flows=NoFlows(), local=None, addresses=lambda: ["192.0.2.1"], clock=clock, hub=hub
+        kernel=kernel,
+        flows=NoFlows(),
+        local=None,
+        addresses=lambda: ["192.0.2.1"],
+        clock=clock,
+        hub=hub,
+        plan=plan,
+        sources=kubelet_feed.SOURCES,
     )
+    feed = KubeletFeed(plan, sync, clock)
     servicer = ProxyServicer(
         hub, noted=sync.programmed.get, local_fault=lambda *_: "", auditor=sync.audit, clock=clock
     )
@@ -247,8 +259,8 @@ async def running(
             workers.follow_source(),
             watcher.follow(),
             sync.run(),
-            sync.follow_services(client.services()),
-            sync.follow_pods(client.pods()),
+            feed.follow_services(client.services()),
+            feed.follow_pods(client.pods()),
         ]
         tasks = [group.create_task(loop) for loop in loops]
         try:

@@ -8,10 +8,22 @@ As nft lists it, without the comments:
     set refused     { type ipv4_addr . inet_proto . inet_service }
     set cluster-ips { type ipv4_addr }
     set hairpins    { type ipv4_addr . ipv4_addr }
+    map masquerades { type ipv4_addr . inet_proto . inet_service : verdict }
+    set pods        { type ipv4_addr; flags interval }
+    set guarded     { type ipv4_addr . inet_proto . inet_service }
+    set allowed     { type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval }
     chain lb-N      { dnat ip to ip daddr . meta l4proto . th dport . numgen random mod N map @endpoints
                       the same with mod 1, for a packet whose index has just gone }
+    chain lo-N      { the same with offset 65536 }
+    chain split-A-B { ip saddr @pods goto A; fib saddr type local goto A; goto B }
 
-and the chains of `FRAME`. Each rule has a comment with a digest of its content, by
+and the chains of `FRAME`, whose set `masquerades` is asked for where the packet was sent first. Each
+port of a service that keeps its clients has a chain `stick-GROUP`, and each of its endpoints
+
+    set stuck-GROUP-ENDPOINT { type ipv4_addr; size 65535; flags dynamic,timeout }
+    chain ep-GROUP-ENDPOINT  { update @stuck-GROUP-ENDPOINT { ip saddr }; dnat to ENDPOINT }
+
+Each rule has a comment with a digest of its content, by
 which a rule that others put in its place is told from ours, and a new release's from
 an old one's. The index has the type of `numgen`, because nft 1.0.6 cannot list a key
 with a plain integer.
@@ -25,6 +37,7 @@ import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from socket import inet_aton
 
 from services.proxy.adapters.nfmessages import (
     APPEND,
@@ -39,9 +52,12 @@ from services.proxy.adapters.nfmessages import (
     number,
     text,
 )
+from services.proxy.core import ways
+from services.proxy.core.ruleset import Stick, Target
+from services.proxy.core.ways import Way
 
 GOTO, JUMP = -4, -3  # NFT_GOTO, NFT_JUMP
-ACCEPT = 1  # NF_ACCEPT
+_DROP, ACCEPT = 0, 1  # NF_DROP, NF_ACCEPT
 # Registers: the first is 16 bytes wide; its second, third and fourth words have names of their own.
 _VERDICT, _FIRST, _SECOND, _THIRD, _FOURTH = 0, 1, 9, 10, 11
 _NETWORK, _TRANSPORT = 1, 2
@@ -49,6 +65,7 @@ _SOURCE, _DESTINATION = 12, 16  # Offsets of the addresses in an IPv4 header.
 _TCP = b"\x06"
 _ICMP_PORT_UNREACHABLE = 3
 _STATE_NEW = struct.pack("=I", 8)
+_STATUS_DNAT = struct.pack("=I", 0x20)  # IPS_DST_NAT
 
 
 def _expression(name: str, *data: bytes) -> bytes:
@@ -67,8 +84,10 @@ def _compare(value: bytes, *, equal: bool = True) -> bytes:
     return _expression("cmp", number(1, _FIRST), number(2, 0 if equal else 1), nested(3, attribute(1, value)))
 
 
-def _lookup(name: str, *destination: int) -> bytes:
-    return _expression("lookup", number(2, _FIRST), *(number(3, d) for d in destination), text(1, name))
+def _lookup(name: str, *destination: int, inverted: bool = False) -> bytes:
+    inversion = [number(5, 1)] if inverted else []
+    into = (number(3, d) for d in destination)
+    return _expression("lookup", number(2, _FIRST), *into, text(1, name), *inversion)
 
 
 def _reject(kind: int, code: int) -> bytes:
@@ -80,30 +99,72 @@ def verdict(code: int, chain: str) -> bytes:
     return nested(2, number(1, code), text(2, chain))
 
 
+def dropping() -> bytes:
+    """Encode the verdict that drops a packet."""
+    return nested(2, number(1, _DROP))
+
+
+def _lead(code: int, chain: str) -> bytes:
+    return _expression("immediate", number(1, _VERDICT), nested(2, verdict(code, chain)))
+
+
 def _jump(chain: str) -> bytes:
-    return _expression("immediate", number(1, _VERDICT), nested(2, verdict(JUMP, chain)))
+    return _lead(JUMP, chain)
+
+
+def _goto(chain: str) -> bytes:
+    return _lead(GOTO, chain)
 
 
 _ADDRESS = _payload(_FIRST, _NETWORK, _DESTINATION, 4)
 _PLACE = _ADDRESS + _protocol(_SECOND) + _payload(_THIRD, _TRANSPORT, 2, 2)
 _PAIR = _payload(_FIRST, _NETWORK, _SOURCE, 4) + _payload(_SECOND, _NETWORK, _DESTINATION, 4)
 _IS_TCP = _protocol(_FIRST) + _compare(_TCP)
-_IS_NEW = (
-    _expression("ct", number(2, 0), number(1, _FIRST))  # NFT_CT_STATE
-    + _expression(
-        "bitwise",
-        *(number(1, _FIRST), number(2, _FIRST), number(3, 4)),
-        *(nested(4, attribute(1, _STATE_NEW)), nested(5, attribute(1, bytes(4)))),
+
+
+def _has(source: bytes, bits: bytes) -> bytes:
+    return (
+        source
+        + _expression(
+            "bitwise",
+            *(number(1, _FIRST), number(2, _FIRST), number(3, 4)),
+            *(nested(4, attribute(1, bits)), nested(5, attribute(1, bytes(4)))),
+        )
+        + _compare(bytes(4), equal=False)
     )
-    + _compare(bytes(4), equal=False)
+
+
+def _conntrack(key: int, register: int = _FIRST) -> bytes:
+    return _expression("ct", number(2, key), number(1, register))
+
+
+def _original(key: int, register: int) -> bytes:
+    return _expression("ct", number(2, key), number(1, register), attribute(3, bytes(1)))
+
+
+_IS_NEW = _has(_conntrack(0), _STATE_NEW)  # NFT_CT_STATE
+_IS_TRANSLATED = _has(_conntrack(2), _STATUS_DNAT)  # NFT_CT_STATUS
+_SOURCE_ADDRESS = _payload(_FIRST, _NETWORK, _SOURCE, 4)
+# Where the first packet of a connection was sent, before it was translated: NFT_CT_DST_IP, NFT_CT_PROTO_DST.
+_ORIGINAL_PLACE = _original(20, _FIRST) + _protocol(_SECOND) + _original(12, _THIRD)
+_FROM_HERE = (
+    _expression("fib", number(1, _FIRST), number(2, 3), number(3, 1))  # FIB_RESULT_ADDRTYPE, FIB_F_SADDR
+    + _compare(struct.pack("=I", 2))  # RTN_LOCAL
 )
+_DROPS = _expression("immediate", number(1, _VERDICT), nested(2, dropping()))
+_MASQUERADE = _expression("masq")
 _RESET, _UNREACHABLE = _reject(1, 0), _reject(0, _ICMP_PORT_UNREACHABLE)
 
 
-def _spread(count: int) -> bytes:
-    random = _expression("numgen", number(1, _FOURTH), number(2, count), number(3, 1), number(4, 0))
-    nat = _expression("nat", number(1, 1), number(2, 2), number(3, _FIRST), number(5, _SECOND))
-    return _PLACE + random + _lookup("endpoints", _FIRST) + nat
+_TRANSLATE = _expression("nat", number(1, 1), number(2, 2), number(3, _FIRST), number(5, _SECOND))
+
+
+def _random(register: int, count: int, first: int = 0) -> bytes:
+    return _expression("numgen", number(1, register), number(2, count), number(3, 1), number(4, first))
+
+
+def _spread(count: int, first: int) -> bytes:
+    return _PLACE + _random(_FOURTH, count, first) + _lookup("endpoints", _FIRST) + _TRANSLATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +189,20 @@ class Chain:
 _TO_SERVICES = [_jump("services")]
 _TO_REFUSE = [_IS_NEW + _jump("refuse")]
 FRAME: Mapping[str, Chain] = {
-    "services": Chain([_PLACE + _lookup("service-ips", _VERDICT)]),
+    "services": Chain(
+        [
+            _PLACE
+            + _lookup("guarded")
+            + _PLACE
+            + _payload(_FOURTH, _NETWORK, _SOURCE, 4)
+            + _lookup("allowed", inverted=True)
+            + _DROPS,
+            _PLACE + _lookup("service-ips", _VERDICT),
+        ]
+    ),
+    "masq-always": Chain([_MASQUERADE]),
+    "masq-unless-pod": Chain([_SOURCE_ADDRESS + _lookup("pods", inverted=True) + _MASQUERADE]),
+    "masq-own": Chain([_FROM_HERE + _MASQUERADE]),
     # A reset is not rate-limited, as ICMP is.
     "refuse": Chain(
         [
@@ -140,21 +214,74 @@ FRAME: Mapping[str, Chain] = {
     ),
     "nat-prerouting": Chain(_TO_SERVICES, Hook("nat", 0, -100)),
     "nat-output": Chain(_TO_SERVICES, Hook("nat", 3, -100)),
-    "nat-postrouting": Chain([_PAIR + _lookup("hairpins") + _expression("masq")], Hook("nat", 4, 100)),
+    "nat-postrouting": Chain(
+        [
+            _PAIR + _lookup("hairpins") + _MASQUERADE,
+            _IS_TRANSLATED + _ORIGINAL_PLACE + _lookup("masquerades", _VERDICT),
+        ],
+        Hook("nat", 4, 100),
+    ),
     "filter-input": Chain(_TO_REFUSE, Hook("filter", 1, -1)),
     "filter-forward": Chain(_TO_REFUSE, Hook("filter", 2, -1)),
     "filter-output": Chain(_TO_REFUSE, Hook("filter", 3, -1)),
 }
 
 
-def chain_name(count: int) -> str:
-    """Name the chain that spreads over `count` endpoints."""
-    return f"lb-{count}"
+def chain(way: Way) -> Chain:
+    """Return the chain of a way that is shared."""
+    own, others = (ways.branch(way, own=own) for own in (True, False))
+    if own != others:
+        first = _goto(ways.name(own))
+        last = _DROPS if others == ways.DROP else _goto(ways.name(others))
+        return Chain([_SOURCE_ADDRESS + _lookup("pods") + first, _FROM_HERE + first, last])
+    found = ways.indices(way)
+    return Chain([_spread(len(found), found.start), _spread(1, found.start)])
 
 
-def spreading(count: int) -> Chain:
-    """Return that chain."""
-    return Chain([_spread(count), _spread(1)])
+def stuck_name(stick: Stick, target: Target) -> str:
+    """Name the set of the clients that an endpoint keeps."""
+    return f"stuck-{stick.group}-{_endpoint_name(stick, target)}"
+
+
+def _endpoint_name(stick: Stick, target: Target) -> str:
+    return f"{stick.protocol}-{stick.timeout_seconds}-{target[0]}-{target[1]}"
+
+
+def endpoint_chains(stick: Stick) -> dict[str, Chain]:
+    """Return the chains of a sticky group's endpoints, by name."""
+    return {_endpoint_chain(stick, target): _keeping(stick, target) for target in stick.targets}
+
+
+def _endpoint_chain(stick: Stick, target: Target) -> str:
+    return f"ep-{stick.group}-{_endpoint_name(stick, target)}"
+
+
+def sticky_rule(stick: Stick, target: Target) -> bytes:
+    """Return the rule that leads the clients of an endpoint there."""
+    return _SOURCE_ADDRESS + _lookup(stuck_name(stick, target)) + _goto(_endpoint_chain(stick, target))
+
+
+def _keeping(stick: Stick, target: Target) -> Chain:
+    name, (address, port) = stuck_name(stick, target), target
+    update = _expression("dynset", text(1, name), number(3, 1), number(4, _FIRST))  # NFT_DYNSET_OP_UPDATE
+    to = ((_FIRST, inet_aton(address)), (_SECOND, struct.pack(">H", port)))
+    values = (
+        _expression("immediate", number(1, register), nested(2, attribute(1, value)))
+        for register, value in to
+    )
+    is_protocol = _protocol(_FIRST) + _compare(bytes([PROTOCOL_NUMBERS[stick.protocol]]))
+    return Chain([_SOURCE_ADDRESS + update, is_protocol + b"".join(values) + _TRANSLATE])
+
+
+def sticky_chain(stick: Stick) -> Chain:
+    """Return the chain that leads a client to its endpoint, or to any while it has none."""
+    names = [_endpoint_chain(stick, target) for target in stick.targets]
+    known = [sticky_rule(stick, target) for target in stick.targets]
+    others = [
+        _random(_FIRST, len(names) - index) + _compare(bytes(4)) + _goto(name)
+        for index, name in enumerate(names[:-1])
+    ]
+    return Chain([*known, *others, _goto(names[-1])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +293,12 @@ class Shape:
     value_type: int = 0
     value_length: int = 0
     user_data: bytes = b""
+    flags: int = 0
+    field_lengths: tuple[int, ...] = ()
 
 
 _VERDICT_TYPE = 0xFFFFFF00  # NFT_DATA_VERDICT
-_MAP = 0x8  # NFT_SET_MAP
+_INTERVAL, _MAP, _TIMEOUT, _DYNAMIC, _CONCATENATION = 0x4, 0x8, 0x10, 0x20, 0x80  # NFT_SET_...
 # What nft writes for the `typeof` above, so that it can list the index.
 _TYPEOF = bytes.fromhex(
     "0004000000000104000000000360"
@@ -185,7 +314,15 @@ SETS: Mapping[str, Shape] = {
     "refused": Shape(0x730D, 12),
     "cluster-ips": Shape(7, 4),
     "hairpins": Shape(0x1C7, 8),
+    "masquerades": Shape(0x730D, 12, _VERDICT_TYPE, 0),
+    "pods": Shape(7, 4, flags=_INTERVAL),
+    "guarded": Shape(0x730D, 12),
+    "allowed": Shape(0x1CC347, 16, flags=_INTERVAL | _CONCATENATION, field_lengths=(4, 1, 2, 4)),
 }
+# What a client's set is.
+STUCK = Shape(7, 4, flags=_DYNAMIC | _TIMEOUT)
+_STUCK_LIMIT = 65_535
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 
 
 def digest(rule: bytes) -> str:
@@ -198,9 +335,23 @@ def new_set(table: str, name: str, identifier: int) -> bytes:
     shape = SETS[name]
     value = [number(6, shape.value_type), number(7, shape.value_length)] if shape.value_type else []
     user_data = [attribute(13, shape.user_data)] if shape.user_data else []
-    head = [text(1, table), text(2, name), number(3, _MAP if value else 0)]
+    flags = shape.flags | (_MAP if value else 0)
+    # NFTA_SET_DESC_CONCAT of NFTA_SET_FIELD_LEN.
+    fields = [nested(1, number(1, length)) for length in shape.field_lengths]
+    description = [nested(9, nested(2, *fields))] if fields else []
+    head = [text(1, table), text(2, name), number(3, flags)]
     key = [number(4, shape.key_type), number(5, shape.key_length)]
-    return message(NEW_SET, CREATE, *head, *key, *value, number(10, identifier), *user_data)
+    return message(NEW_SET, CREATE, *head, *key, *value, *description, number(10, identifier), *user_data)
+
+
+def new_stuck_set(table: str, stick: Stick, name: str, identifier: int) -> bytes:
+    """Encode the message that makes the set of the clients of one endpoint of a sticky group."""
+    return message(
+        *(NEW_SET, CREATE, text(1, table), text(2, name), number(3, STUCK.flags)),
+        *(number(4, STUCK.key_type), number(5, STUCK.key_length)),
+        *(nested(9, number(1, _STUCK_LIMIT)), number(10, identifier)),
+        attribute(11, struct.pack(">Q", stick.timeout_seconds * 1000)),
+    )
 
 
 def new_chain(table: str, name: str, chain: Chain) -> list[bytes]:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from services.proxy.adapters import nfelements, nfframe
+from services.proxy.adapters import nfelements, nfframe, nfsticks
 from services.proxy.adapters.nfframe import FRAME, SETS, Chain, Hook, Shape
 from services.proxy.adapters.nfmessages import (
     CREATE,
     DELETE_CHAIN,
     DELETE_RULE,
+    DELETE_SET,
     DELETE_TABLE,
     DUMP,
     GET_CHAIN,
@@ -36,7 +37,9 @@ from services.proxy.adapters.nfmessages import (
     text,
 )
 from services.proxy.adapters.nfsocket import InterruptedDumpError, NetlinkSocket
-from services.proxy.core.ruleset import Change, Damage, Ruleset
+from services.proxy.core import ways
+from services.proxy.core.ruleset import Change, Damage, Ruleset, Stick
+from services.proxy.core.ways import Way
 from services.proxy.errors import KernelRefusedError
 
 T = TypeVar("T")
@@ -141,8 +144,14 @@ def beginning(table: str, wanted: Ruleset) -> Iterator[list[bytes]]:
     yield rewriting(table, Ruleset())
     for step in (
         Ruleset(endpoints=wanted.endpoints),
-        Ruleset(hairpins=wanted.hairpins),
-        Ruleset(services=wanted.services, chains=wanted.chains),
+        Ruleset(
+            hairpins=wanted.hairpins,
+            masquerades=wanted.masquerades,
+            pods=wanted.pods,
+            guarded=wanted.guarded,
+            allowed=wanted.allowed,
+        ),
+        Ruleset(services=wanted.services, chains=wanted.chains, sticks=wanted.sticks),
         Ruleset(refused=wanted.refused, addresses=wanted.addresses),
     ):
         yield changing(table, Change(Ruleset(), step))
@@ -150,19 +159,27 @@ def beginning(table: str, wanted: Ruleset) -> Iterator[list[bytes]]:
 
 def changing(table: str, change: Change) -> list[bytes]:
     """Return the messages of a change; an element in both its halves is never missing for a packet."""
-    messages: list[bytes] = []
-    for count in sorted(change.new.chains):
-        name, chain = nfframe.chain_name(count), nfframe.spreading(count)
-        messages += nfframe.new_chain(table, name, chain) + nfframe.new_rules(table, name, chain)
+    sticks = nfsticks.change(change.gone.sticks, change.new.sticks)
+    shared = {ways.name(way): nfframe.chain(way) for way in sorted(change.new.chains, key=ways.name)}
+    came = {**shared, **sticks.came}
+    gone = sorted({ways.name(way) for way in change.gone.chains} | sticks.gone)
+    messages = sticks.new_sets(table)
+    # A chain may lead to any other: all of them come first.
+    for name, chain in came.items():
+        messages += nfframe.new_chain(table, name, chain)
+    messages += [_emptying(table, name) for name in sticks.remade]
+    for name, chain in [*came.items(), *sticks.remade.items()]:
+        messages += nfframe.new_rules(table, name, chain)
     messages += nfelements.deleted(table, change.gone)
     messages += nfelements.added(table, change.new)
-    for count in sorted(change.gone.chains):
-        name = nfframe.chain_name(count)
-        messages += [
-            message(DELETE_RULE, 0, text(1, table), text(2, name)),
-            message(DELETE_CHAIN, 0, text(1, table), text(3, name)),
-        ]
+    messages += [_emptying(table, name) for name in gone]
+    messages += [message(DELETE_CHAIN, 0, text(1, table), text(3, name)) for name in gone]
+    messages += [message(DELETE_SET, 0, text(1, table), text(2, name)) for name in sorted(sticks.sets_gone)]
     return messages
+
+
+def _emptying(table: str, chain: str) -> bytes:
+    return message(DELETE_RULE, 0, text(1, table), text(2, chain))
 
 
 def read_table(netlink: NetlinkSocket, table: str) -> Ruleset | Damage:
@@ -173,12 +190,10 @@ def read_table(netlink: NetlinkSocket, table: str) -> Ruleset | Damage:
         return Damage.TABLE
     dormant = any(attributes(answer.body).get(2, bytes(4)) != bytes(4) for answer in found)
     chains = _chains(netlink, table)
-    counts = _counts(chains)
-    if (
-        dormant
-        or counts is None
-        or _sets(netlink.ask(message(GET_SET, DUMP, of_table)), table) != _SETS_AS_FOUND
-    ):
+    sticks = _sticks(chains)
+    found_ways = _ways(chains, sticks)
+    sets = _sets(netlink.ask(message(GET_SET, DUMP, of_table)), table)
+    if dormant or found_ways is None or sets != _SETS_AS_FOUND | _stuck_as_found(sticks):
         return Damage.CHAINS
     lists = {
         name: [
@@ -187,7 +202,7 @@ def read_table(netlink: NetlinkSocket, table: str) -> Ruleset | Damage:
         for name in SETS
     }
     try:
-        return nfelements.read(lists, counts)
+        return nfelements.read(lists, found_ways, sticks)
     except ValueError:
         return Damage.ELEMENTS
 
@@ -226,17 +241,33 @@ def _as_found(chain: Chain) -> _Found:
 _FRAME_AS_FOUND = {name: _as_found(chain) for name, chain in FRAME.items()}
 
 
-def _counts(chains: Mapping[str, _Found]) -> list[int] | None:
-    """Return the numbers of endpoints that there are chains for; None when a chain is not as we make it."""
-    others = {name: found for name, found in chains.items() if name not in _FRAME_AS_FOUND}
-    numbers = [name.removeprefix("lb-") for name in others]
-    if {name: chains.get(name) for name in _FRAME_AS_FOUND} != _FRAME_AS_FOUND:
+def _ways(chains: Mapping[str, _Found], sticks: Sequence[Stick]) -> list[Way] | None:
+    """Return the ways that there are chains for; None when a chain is not as we make it."""
+    of_sticks = {name: _as_found(chain) for name, chain in nfsticks.expected(sticks)[0].items()}
+    known = {**_FRAME_AS_FOUND, **of_sticks}
+    others = {name: found for name, found in chains.items() if name not in known}
+    if {name: chains.get(name) for name in known} != known:
         return None
-    if not all(number.isdigit() for number in numbers):
-        return None
-    counts = [int(number) for number in numbers]
-    expected = {nfframe.chain_name(count): _as_found(nfframe.spreading(count)) for count in counts}
-    return counts if others == expected else None
+    found_ways = [way for name in others if (way := ways.parse(name)) is not None and not ways.group(way)]
+    expected = {ways.name(way): _as_found(nfframe.chain(way)) for way in found_ways}
+    return found_ways if others == expected else None
+
+
+def _sticks(chains: Mapping[str, _Found]) -> list[Stick]:
+    """Return the sticky groups, with their endpoints in the order that each group's chain has them."""
+    return [_in_order(stick, chains) for stick in nfsticks.read(chains)]
+
+
+def _in_order(stick: Stick, chains: Mapping[str, _Found]) -> Stick:
+    """Sort a group's endpoints as its chain does, which its digests tell; as they are if they do not."""
+    _, digests = chains.get(ways.name(ways.sticky(stick.group)), (None, ()))
+    by_digest = {nfframe.digest(nfframe.sticky_rule(stick, target)): target for target in stick.targets}
+    found = [by_digest[digest] for digest in digests if digest in by_digest]
+    return stick._replace(targets=tuple(found)) if len(found) == len(stick.targets) else stick
+
+
+def _stuck_as_found(sticks: Sequence[Stick]) -> dict[str, Shape]:
+    return dict.fromkeys(nfsticks.expected(sticks)[1], _STUCK_AS_FOUND)
 
 
 def _sets(answers: Sequence[Message], table: str) -> dict[str, Shape]:
@@ -252,3 +283,4 @@ def _sets(answers: Sequence[Message], table: str) -> dict[str, Shape]:
 _SETS_AS_FOUND = {
     name: Shape(shape.key_type, shape.key_length, shape.value_type) for name, shape in SETS.items()
 }
+_STUCK_AS_FOUND = Shape(nfframe.STUCK.key_type, nfframe.STUCK.key_length)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.proxy.core.ruleset import Ruleset
+from services.proxy.core.ruleset import Ruleset, targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,7 @@ def untranslated(rules: Ruleset) -> list[StaleFlows]:
 
 
 def _targets(rules: Ruleset, place: tuple[str, str, int]) -> set[str]:
-    count = rules.services.get(place, 0)
-    slots = ((*place, index) for index in range(count))
-    return {rules.endpoints[slot][0] for slot in slots if slot in rules.endpoints}
+    return {address for address, _ in targets(rules, place)}
 
 
 @dataclass(frozen=True, slots=True)

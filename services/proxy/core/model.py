@@ -13,6 +13,7 @@ class Protocol(Enum):
 
     TCP = "tcp"
     UDP = "udp"
+    SCTP = "sctp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,21 @@ class ServicePort:
     node_port: int = 0
 
 
+class Refusal(NamedTuple):
+    """A field that a service sets and that is not honoured, and why."""
+
+    path: str
+    why: str
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service. `cluster_ip` is empty for a headless one."""
+    """A service. `cluster_ip` is empty for a headless one.
+
+    `affinity_seconds` is how long a client stays with one endpoint, 0 for not at all. `balancer_ips` are
+    those of a load balancer's addresses that this node answers itself; `source_ranges` say who may use
+    them, anyone when there are none. `health_port` tells a load balancer whether this node has endpoints.
+    """
 
     uid: str
     namespace: str
@@ -38,6 +51,14 @@ class Service:
     selector: Mapping[str, str]
     publish_not_ready: bool = False
     revision: int = 0
+    affinity_seconds: int = 0
+    external_local: bool = False
+    internal_local: bool = False
+    external_ips: tuple[str, ...] = ()
+    balancer_ips: tuple[str, ...] = ()
+    source_ranges: tuple[str, ...] = ()
+    health_port: int = 0
+    refusals: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +89,8 @@ class Pod:
 class Endpoint(NamedTuple):
     """A pod's place behind one port of a service, and why traffic goes there or not.
 
-    There are tens of thousands; a tuple is made four times as fast as a frozen dataclass.
+    `here` tells that it is on this node, and `used_here` that traffic which must stay on this node
+    goes there. There are tens of thousands; a tuple is made four times as fast as a frozen dataclass.
     """
 
     pod_uid: str
@@ -81,6 +103,8 @@ class Endpoint(NamedTuple):
     terminating: bool
     reason: str
     message: str
+    here: bool = True
+    used_here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +117,10 @@ class PortDecision:
     def used(self) -> tuple[Endpoint, ...]:
         """Return the endpoints that get traffic."""
         return tuple([endpoint for endpoint in self.endpoints if endpoint.used])
+
+    def used_here(self) -> tuple[Endpoint, ...]:
+        """Return those that get the traffic which must stay on this node."""
+        return tuple([endpoint for endpoint in self.endpoints if endpoint.used_here])
 
 
 @dataclass(frozen=True, slots=True)

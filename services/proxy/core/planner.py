@@ -7,12 +7,13 @@ pod, so that a change decides anew for the services that it touches and no other
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from services.proxy.core import endpoints
 from services.proxy.core.model import Decision, Pod, Service
+from services.proxy.core.parts import Surroundings
 
 _Label = tuple[str, str, str]
 
@@ -91,6 +92,10 @@ class Planner:
                 for service in self._by_label[label].services.values():
                     if endpoints.selects(service, pod):
                         yield service
+
+    def surroundings(self, addresses: Sequence[str]) -> Surroundings:
+        """Return what rules need to know of this node: it is alone."""
+        return Surroundings(addresses)
 
     def decide(self) -> Mapping[str, Decision | None]:
         """Decide for what was touched; returns what came out differently, None for a gone service."""

@@ -1,43 +1,72 @@
 """The kernel's rules as values, and how to change them. Pure.
 
-Two maps hold everything: `service-ips` leads (address, protocol, port) to the chain
+Two maps hold nearly everything: `service-ips` leads (address, protocol, port) to the chain
 for its number of endpoints, and `endpoints` leads (address, protocol, port, index)
 to a pod. A node port is the same with each address of the node. So the number of
 chains is that of distinct counts, and a change is a few elements in one transaction.
+Only a service that keeps its clients at their endpoints has chains of its own.
+
+Which connections get the node's address as their source is a third map: no packet is
+marked, so there is no bit of a mark that somebody else could use, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from services.proxy.core.model import Decision
+from services.proxy.core import ways
+from services.proxy.core.ways import Way
 
 Place = tuple[str, str, int]
 Slot = tuple[str, str, int, int]
 Target = tuple[str, int]
+Allowed = tuple[str, str, int, str]
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class Masquerade(Enum):
+    """Who gets the node's address as source at a place; the value is the chain's name."""
+
+    ALWAYS = "masq-always"
+    UNLESS_POD = "masq-unless-pod"
+    OWN = "masq-own"
+
+
+class Stick(NamedTuple):
+    """The endpoints of one port of a service that keeps each client at one; never without any."""
+
+    group: str
+    protocol: str
+    timeout_seconds: int
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
     """What the kernel should do, or does.
 
-    `services` gives each place its number of endpoints, `chains` are the numbers for
-    which there is a chain, `refused` are places without any endpoint, `addresses` are
-    cluster addresses of which no other port may be reached.
+    `services` gives each place its way, `chains` are those that ways share, `refused` are
+    places without any endpoint, `addresses` are cluster addresses of which no other port may
+    be reached, `pods` are the networks whose sources count as pods, `guarded` are places that
+    only the sources of `allowed` may use.
     """
 
     endpoints: Mapping[Slot, Target] = field(default_factory=dict)
-    services: Mapping[Place, int] = field(default_factory=dict)
+    services: Mapping[Place, Way] = field(default_factory=dict)
     refused: AbstractSet[Place] = frozenset()
     addresses: AbstractSet[str] = frozenset()
     hairpins: AbstractSet[str] = frozenset()
-    chains: AbstractSet[int] = frozenset()
+    chains: AbstractSet[Way] = frozenset()
+    masquerades: Mapping[Place, Masquerade] = field(default_factory=dict)
+    pods: AbstractSet[str] = frozenset()
+    guarded: AbstractSet[Place] = frozenset()
+    allowed: AbstractSet[Allowed] = frozenset()
+    sticks: AbstractSet[Stick] = frozenset()
 
 
 class Damage(Enum):
@@ -48,27 +77,27 @@ class Damage(Enum):
     ELEMENTS = "elements"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one service adds: where each of its places leads. A place without targets refuses."""
-
-    address: str = ""
-    places: Mapping[Place, tuple[Target, ...]] = field(default_factory=dict)
+def targets(rules: Ruleset, place: Place) -> frozenset[Target]:
+    """Return all endpoints that a place may lead to."""
+    way = rules.services.get(place)
+    return frozenset(_targets(rules, place, way)) if way is not None else frozenset()
 
 
-def part(decision: Decision, node_addresses: Sequence[str]) -> Part:
-    """Compute what a service adds; a headless one nothing, as there is no address to lead from."""
-    address = decision.service.cluster_ip
-    if not address:
-        return Part()
-    places: dict[Place, tuple[Target, ...]] = {}
-    for port in decision.ports:
-        targets = tuple([(endpoint.address, endpoint.port) for endpoint in port.used()])
-        protocol = port.port.protocol.value
-        places[address, protocol, port.port.port] = targets
-        if port.port.node_port:
-            places |= {(node, protocol, port.port.node_port): targets for node in node_addresses}
-    return Part(address, places)
+def _targets(rules: Ruleset, place: Place, way: Way) -> Iterator[Target]:
+    for branch in ways.branches(way):
+        yield from along(rules, place, branch)
+
+
+def along(rules: Ruleset, place: Place, way: Way) -> Iterator[Target]:
+    """Yield the endpoints of a place along a way that is no split."""
+    group = ways.group(way)
+    if group:
+        for stick in rules.sticks:
+            if stick.group == group:
+                yield from stick.targets
+    for index in ways.indices(way):
+        if (*place, index) in rules.endpoints:
+            yield rules.endpoints[(*place, index)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +125,11 @@ def _less(these: Ruleset, those: Ruleset) -> Ruleset:
         addresses=these.addresses - those.addresses,
         hairpins=these.hairpins - those.hairpins,
         chains=these.chains - those.chains,
+        masquerades=_differing(these.masquerades, those.masquerades),
+        pods=these.pods - those.pods,
+        guarded=these.guarded - those.guarded,
+        allowed=these.allowed - those.allowed,
+        sticks=these.sticks - those.sticks,
     )
 
 

@@ -2,17 +2,17 @@
 
 Level, not edge: any number of events leads to one transaction, and whenever the
 kernel may differ from what was written, everything is read and compared. Nothing is
-written before both watches have told all they have.
+written before every source has told all it has.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.common import failpoints, telemetry, telemetry_names
+from services.common import failpoints
 from services.common.clock import Clock, unix_nanoseconds
 from services.common.errors import TripodError
 from services.common.lean import collection_put_off
@@ -21,28 +21,16 @@ from services.common.watch import WatchHub
 from services.proxy.core import conntrack, ruleset
 from services.proxy.core.audit import Finding, audit
 from services.proxy.core.compose import Composer, build
-from services.proxy.core.model import Decision, Endpoint, Pod
-from services.proxy.core.planner import Planner
+from services.proxy.core.model import Decision, Endpoint, Protocol
+from services.proxy.core.parts import Surroundings, part
 from services.proxy.core.ruleset import Damage, Ruleset
-from services.proxy.ports import (
-    CaughtUp,
-    Flows,
-    Kernel,
-    LocalPorts,
-    NodeAddresses,
-    PodChanged,
-    RuleMonitor,
-    ServiceChanged,
-    StartedOver,
-)
+from services.proxy.ports import Flows, Kernel, LocalPorts, NodeAddresses, Plan, RuleMonitor
 
 log = get_logger(__name__)
 _Ports = Mapping[tuple[str, int], Sequence[Endpoint]]
 _RETRY_SECONDS = 1.0
 # A storm of events becomes at most one transaction in this time; a single one does not wait.
 _PAUSE_SECONDS = 0.05
-_SERVICE = failpoints.step("service.receive")
-_POD = failpoints.step("endpoint.receive")
 _DECIDE = failpoints.step("rules.decide")
 _READ = failpoints.step("rules.read")
 _WRITE = failpoints.step("rules.write")
@@ -52,12 +40,11 @@ _REPAIR = failpoints.step("rules.repair")
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A pod that became ready and is not in the kernel yet."""
+class Arrival:
+    """An endpoint that became ready and is not in the kernel yet; `record` is told when it is, and when."""
 
-    pod: Pod
-    traceparent: str
-    received_ns: int
+    address: str
+    record: Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -82,6 +69,8 @@ class ServiceSync:
         addresses: NodeAddresses,
         clock: Clock,
         hub: WatchHub[Decision],
+        plan: Plan,
+        sources: Collection[str],
     ) -> None:
         self._kernel = kernel
         self._flows = flows
@@ -89,10 +78,10 @@ class ServiceSync:
         self._addresses = addresses
         self._clock = clock
         self.hub = hub
-        self.plan = Planner()
+        self.plan = plan
         self.programmed: dict[str, Programmed] = {}
         self._composer = Composer()
-        self._node_addresses: Sequence[str] = ()
+        self._around = Surroundings()
         self._local_ports: dict[str, _Ports] = {}
         # Whether the kernel has what the composer had when it last took; else it must be read.
         self._in_step = False
@@ -100,63 +89,32 @@ class ServiceSync:
         # Deciding what the kernel has, and changing it, is one act.
         self._writing = asyncio.Lock()
         self._pending: set[str] = set()
-        self._caught_up = {"services": False, "pods": False}
-        self._fresh: dict[str, set[str]] = {}
-        self._arrivals: list[_Arrival] = []
+        self._waiting = set(sources)
+        self._arrivals: list[Arrival] = []
         self._dirty = asyncio.Event()
         self.synced = asyncio.Event()
         self.commit_count = 0
         self.repairs: Counter[str] = Counter()
         self.fault = ""
 
-    async def follow_services(self, events: AsyncIterator[ServiceChanged | StartedOver | CaughtUp]) -> None:
-        """Take services as they are told."""
-        async for event in events:
-            if isinstance(event, ServiceChanged):
-                with _SERVICE:
-                    self.plan.put_service(event.uid, event.service)
-                    self._told("services", event.uid)
-                _SERVICE.recorded_in_thread()
-            else:
-                self._turn("services", event, self.plan.retain_services)
-            self._dirty.set()
+    def touched(self) -> None:
+        """Note that the plan has news."""
+        self._dirty.set()
 
-    async def follow_pods(self, events: AsyncIterator[PodChanged | StartedOver | CaughtUp]) -> None:
-        """Take pods as they are told; note those that become ready."""
-        async for event in events:
-            if isinstance(event, PodChanged):
-                before = self.plan.pods.get(event.uid)
-                with _POD:
-                    self.plan.put_pod(event.uid, event.pod)
-                    self._told("pods", event.uid)
-                _POD.recorded_in_thread()
-                if event.pod and event.pod.ready and not (before and before.ready):
-                    self._arrive(event.pod, event.traceparent)
-            else:
-                self._turn("pods", event, self.plan.retain_pods)
-            self._dirty.set()
+    def caught_up(self, source: str) -> None:
+        """Note that a source has told everything that there was."""
+        self._waiting.discard(source)
+        self._dirty.set()
 
-    def _arrive(self, pod: Pod, traceparent: str) -> None:
-        """Note a pod; one that is ready in a snapshot and in the kernel already is no news."""
-        known = isinstance(self._found, Ruleset) and pod.address in self._found.hairpins
-        if traceparent and (self._caught_up["pods"] or not known):
-            self._arrivals.append(_Arrival(pod, traceparent, unix_nanoseconds(self._clock.now())))
+    def waits_for(self) -> Sequence[str]:
+        """Return the sources that have not told everything yet."""
+        return sorted(self._waiting)
 
-    def _told(self, stream: str, uid: str) -> None:
-        if stream in self._fresh:
-            self._fresh[stream].add(uid)
-
-    def _turn(
-        self, stream: str, event: StartedOver | CaughtUp | object, retain: Callable[[set[str]], None]
-    ) -> None:
-        """At a snapshot's end, forget what it did not tell."""
-        if isinstance(event, StartedOver):
-            self._fresh[stream] = set()
-        elif isinstance(event, CaughtUp):
-            told = self._fresh.pop(stream, None)
-            if told is not None:
-                retain(told)
-            self._caught_up[stream] = True
+    def arrive(self, arrival: Arrival) -> None:
+        """Note a pod; what was there before we began and is in the kernel already is no news."""
+        known = isinstance(self._found, Ruleset) and arrival.address in self._found.hairpins
+        if not (self._waiting and known):
+            self._arrivals.append(arrival)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -168,7 +126,7 @@ class ServiceSync:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            if all(self._caught_up.values()):
+            if not self._waiting:
                 await self._sync()
                 await self._clock.sleep(_PAUSE_SECONDS)
 
@@ -193,7 +151,7 @@ class ServiceSync:
         self._note("")
         self.fault = ""
         for arrival in arrivals:
-            self._record(arrival)
+            arrival.record(unix_nanoseconds(self._clock.now()))
         if self._local is not None:
             async with _LOCAL:
                 await self._local.serve(_all_ports(self._local_ports.values()))
@@ -203,9 +161,10 @@ class ServiceSync:
     def _decide(self) -> None:
         """Decide anew for what changed, and tell the watchers."""
         changed = self.plan.decide()
-        addresses = self._addresses()
-        if addresses != self._node_addresses:
-            self._node_addresses = addresses
+        around = self.plan.surroundings(self._addresses())
+        if around != self._around:
+            self._around = around
+            self._composer.surround(around)
             changed = {**self.plan.decisions, **changed}
         for uid, decision in changed.items():
             if decision is None:
@@ -216,12 +175,14 @@ class ServiceSync:
                 if self.hub.get(uid) != decision:
                     self.hub.upsert(uid, decision)
                 self._keep_local_ports(uid, decision)
-            self._composer.put(uid, None if decision is None else ruleset.part(decision, addresses))
+            self._composer.put(uid, None if decision is None else part(decision, around))
         self._pending |= changed.keys()
 
     def _keep_local_ports(self, uid: str, decision: Decision) -> None:
         ports = {
-            (p.port.protocol.value, p.port.node_port): p.used() for p in decision.ports if p.port.node_port
+            (p.port.protocol.value, p.port.node_port): p.used()
+            for p in decision.ports
+            if p.port.node_port and p.port.protocol is not Protocol.SCTP
         }
         if ports:
             self._local_ports[uid] = ports
@@ -249,9 +210,10 @@ class ServiceSync:
             await self._flows.delete(
                 conntrack.stale(Ruleset() if isinstance(found, Damage) else found, after)
             )
-            if not in_step:
-                # A former life may have ended between its rules and its flows.
-                await self._flows.delete(conntrack.misled(await self._flows.udp(), after))
+            if not in_step or (isinstance(found, Ruleset) and found.sticks != after.sticks):
+                # A former life may have ended between its rules and its flows; and a place that
+                # keeps its clients stays as it is when its endpoints change.
+                await self._flows.delete(conntrack.misled(await self._flows.udp(), self._composer.rules))
         await _FLOWS.recorded()
         self._in_step = True
         rules = self._composer.rules
@@ -274,22 +236,6 @@ class ServiceSync:
                 noted.programmed_revision, noted.time_ns = revision, now
         if not error:
             self._pending.clear()
-
-    def _record(self, arrival: _Arrival) -> None:
-        """End the trace of a pod's start: its endpoints are in the kernel."""
-        behind = list(self.plan.behind(arrival.pod))
-        telemetry.record_span(
-            telemetry_names.ENDPOINTS_PROGRAM,
-            parent=arrival.traceparent,
-            start_time_ns=arrival.received_ns,
-            end_time_ns=unix_nanoseconds(self._clock.now()),
-            attributes={
-                "k8s.pod.name": arrival.pod.name,
-                "k8s.namespace.name": arrival.pod.namespace,
-                "tripod.service.count": len(behind),
-                "tripod.services": ", ".join(sorted(service.name for service in behind)),
-            },
-        )
 
     async def watch_drift(self, seconds: float) -> None:
         """Compare the kernel with what was programmed, again and again; repair what differs."""
@@ -337,7 +283,8 @@ class ServiceSync:
     async def audit(self) -> tuple[Sequence[Finding], Mapping[str, int], int]:
         """Compare the kernel with what was decided; returns differences, counts, and repairs until now."""
         async with self._writing:
-            wanted = build(self.plan.decisions.values(), self._addresses())
+            around = self.plan.surroundings(self._addresses())
+            wanted = build(self.plan.decisions.values(), around)
             found, flows = await self._kernel.read(), await self._flows.udp()
         counts = {
             "rule": 0 if isinstance(found, Damage) else len(found.endpoints) + len(found.services),
