@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from aiohttp import web
 from tripod.proxy.v1 import proxy_service_pb2_grpc as pb_grpc
 
 from services.common import process, traceserver
@@ -23,25 +27,52 @@ from services.common.telemetry import Telemetry
 from services.common.watch import WatchHub
 from services.proxy.adapters.addresses import node_addresses
 from services.proxy.adapters.conntrack import ConntrackFlows
+from services.proxy.adapters.health_ports import HttpHealthPorts
 from services.proxy.adapters.kubelet_client import KubeletClient
 from services.proxy.adapters.nfmonitor import NftablesMonitor
 from services.proxy.adapters.nftables import NftablesKernel
+from services.proxy.adapters.routes import KernelRoutes
 from services.proxy.config import ProxyConfig
+from services.proxy.core.cluster import ClusterPlan
+from services.proxy.core.latency import Histogram
 from services.proxy.core.model import Decision
 from services.proxy.core.planner import Planner
-from services.proxy.loops import kubelet_feed
+from services.proxy.loops import cluster_feed, kubelet_feed
 from services.proxy.loops.kubelet_feed import KubeletFeed
+from services.proxy.loops.routes import remove_all
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.server import ProxyServicer
-from services.proxy.web import application
+from services.proxy.web import LATENCY, SYNC_DURATION, application, health_application
+
+if TYPE_CHECKING:
+    from services.proxy.member import Member
 
 log = get_logger(__name__)
+# The original's bounds of network_programming_duration_seconds.
+_LATENCY_SECONDS = (
+    0.25,
+    0.5,
+    *map(float, range(1, 60)),
+    *map(float, range(60, 120, 5)),
+    120,
+    150,
+    180,
+    210,
+    240,
+    270,
+    300,
+)
 
 
 class Proxy:
-    """All parts, joined. `run` starts them and ends them; the rules stay."""
+    """All parts, joined. `run` starts them and ends them; the rules stay.
+
+    Raises `KubeconfigError` for a cluster that cannot be joined.
+    """
 
     def __init__(self, config: ProxyConfig, traces: Telemetry, clock: Clock | None = None) -> None:
+        if config.node_routes not in ("auto", "on", "off"):
+            raise ValueError(f"node_routes: {config.node_routes!r} is none of auto, on, off")
         self._config = config
         self._traces = traces
         self._clock = clock or SystemClock()
@@ -49,7 +80,9 @@ class Proxy:
         self._hub: WatchHub[Decision] = WatchHub(secrets.token_hex(8))
         writer = f"tripod-{secrets.token_hex(4)}"
         self._monitor = NftablesMonitor(config.table, writer)
-        self._plan = Planner()
+        self._alone = Planner()
+        self._joined = ClusterPlan(node_name(config), config.cluster_cidr) if config.kubeconfig else None
+        self._latency = Histogram(_LATENCY_SECONDS)
         self._sync = ServiceSync(
             kernel=NftablesKernel(config.table, thread_name=writer),
             flows=ConntrackFlows(),
@@ -57,8 +90,24 @@ class Proxy:
             addresses=node_addresses,
             clock=self._clock,
             hub=self._hub,
-            plan=self._plan,
-            sources=kubelet_feed.SOURCES,
+            plan=self._joined or self._alone,
+            sources=cluster_feed.SOURCES if self._joined else kubelet_feed.SOURCES,
+        )
+        self._health_ports = HttpHealthPorts(lambda: self._sync.pace().keeps_up)
+        self._member = self._make_member() if self._joined else None
+
+    def _make_member(self) -> Member:
+        # It speaks TLS, which a node that is alone does without.
+        from services.proxy.member import Member
+
+        assert self._joined is not None
+        return Member(
+            self._config,
+            node_name(self._config),
+            self._joined,
+            self._sync,
+            self._clock,
+            self._latency.observe,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -71,29 +120,53 @@ class Proxy:
             server = self._server()
             await server.start()
             stack.push_async_callback(partial(server.stop, 3.0))
-            host, _, port = self._config.http_listen.rpartition(":")
-            web = HttpServer(
-                application(self._fault, self._gauges, lambda: self._sync.repairs), host, int(port)
-            )
-            await web.start()
-            stack.push_async_callback(web.stop)
+            page = application(self._fault, self._gauges, lambda: self._sync.repairs, self._histograms)
+            await self._serve(stack, page, self._config.http_listen)
+            if self._member is not None:
+                stack.push_async_callback(self._member.close)
+                stack.push_async_callback(self._health_ports.close)
+                if self._config.healthz_listen:
+                    await self._serve(stack, self._health_page(), self._config.healthz_listen)
             await until(stop, self._work(KubeletClient(channel, self._clock), server))
 
+    async def _serve(self, stack: AsyncExitStack, page: web.Application, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        server = HttpServer(page, host, int(port))
+        await server.start()
+        stack.push_async_callback(server.stop)
+
+    def _health_page(self) -> web.Application:
+        member = self._member
+        return health_application(self._sync.pace, lambda: member is None or member.eligible, self._clock.now)
+
     async def _work(self, client: KubeletClient, server: GrpcServer) -> None:
-        feed = KubeletFeed(self._plan, self._sync, self._clock)
         loops = {
             "sync": self._sync.run,
-            "services": lambda: feed.follow_services(client.services()),
-            "pods": lambda: feed.follow_pods(client.pods()),
+            **self._source(client),
             "monitor": lambda: self._sync.follow_changes(self._monitor),
             "drift": lambda: self._sync.watch_drift(self._config.drift_seconds),
         }
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 group.create_task(supervise(name, loop, clock=self._clock))
+            if self._member is not None:
+                await self._member.tell_when_known()
             await self._sync.synced.wait()
             await server.set_serving(True)
-            log.info("Started the proxy", services=len(self._plan.services))
+            log.info("Started the proxy", services=len(self._sync.plan.decisions))
+
+    def _source(self, client: KubeletClient) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the loops that follow what there is: at the API server, or at the kubelet."""
+        if self._member is not None:
+            return {
+                **self._member.loops(client),
+                "health-ports": lambda: self._sync.serve_health(self._health_ports),
+            }
+        feed = KubeletFeed(self._alone, self._sync, self._clock)
+        return {
+            "services": lambda: feed.follow_services(client.services()),
+            "pods": lambda: feed.follow_pods(client.pods()),
+        }
 
     def _server(self) -> GrpcServer:
         servicer = ProxyServicer(
@@ -118,7 +191,9 @@ class Proxy:
 
     def _fault(self) -> str | None:
         if not self._sync.synced.is_set():
-            return "The kubelet has not told all services and pods yet"
+            who = "The API server" if self._member else "The kubelet"
+            waits = " and ".join(self._sync.waits_for())
+            return f"{who} has not told all {waits} yet" if waits else "The kernel has no rules yet"
         return self._sync.fault or None
 
     def _gauges(self) -> dict[str, float]:
@@ -127,10 +202,26 @@ class Proxy:
             "kubeproxy_services": len(decisions),
             "kubeproxy_endpoints": sum(len(port.used()) for d in decisions for port in d.ports),
             "kubeproxy_sync_commits_total": self._sync.commit_count,
+            **self._sync.gauges(),
+            **({"kubeproxy_node_routes": self._member.routes.count} if self._member else {}),
             **process.gauges(),
         }
 
+    def _histograms(self) -> str:
+        return "".join(
+            [
+                *self._sync.durations.lines(SYNC_DURATION, "Time that a change of rules took."),
+                *self._latency.lines(LATENCY, "Time from an endpoint's change to the kernel's."),
+            ]
+        )
+
+
+def node_name(config: ProxyConfig) -> str:
+    """Return the node's name: the setting, else the host's name."""
+    return config.node_name or socket.gethostname().lower()
+
 
 async def cleanup(config: ProxyConfig) -> None:
-    """Remove all our rules."""
+    """Remove all our rules and routes."""
     await NftablesKernel(config.table).remove()
+    await remove_all(KernelRoutes())

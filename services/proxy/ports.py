@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.proxy.core.conntrack import Flow, StaleFlows
+from services.proxy.core.health import PortHealth
 from services.proxy.core.model import Decision, Endpoint, Pod, Service
 from services.proxy.core.parts import Surroundings
+from services.proxy.core.routes import FoundRoute
 from services.proxy.core.ruleset import Change, Damage, Ruleset
 
 
@@ -96,6 +98,30 @@ class Flows(Protocol):
         ...
 
 
+class Routes(Protocol):
+    """The host's IPv4 routes. Changes ours alone."""
+
+    async def list(self) -> Sequence[FoundRoute]:
+        """Return the routes of the main table."""
+        ...
+
+    async def put(self, network: str, gateway: str, *, replace: bool) -> None:
+        """Add a route of ours, or lead one of ours elsewhere. Raises `KernelRefusedError`."""
+        ...
+
+    async def remove(self, network: str, gateway: str) -> None:
+        """Remove a route of ours. One that is gone is no error."""
+        ...
+
+    async def reach(self, address: str) -> str:
+        """Say why an address is not on a link of this host; empty when it is."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yield whenever routes, addresses or links may have changed; once at the beginning."""
+        ...
+
+
 class LocalPorts(Protocol):
     """Node ports on 127.0.0.1."""
 
@@ -105,6 +131,14 @@ class LocalPorts(Protocol):
 
     def fault(self, protocol: str, port: int) -> str:
         """Return why a port is not served; empty when it is."""
+        ...
+
+
+class HealthPorts(Protocol):
+    """The health check ports of services."""
+
+    async def serve(self, wanted: Mapping[int, PortHealth]) -> None:
+        """Listen on exactly these ports."""
         ...
 
 

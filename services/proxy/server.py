@@ -17,7 +17,11 @@ from services.proxy.core import model
 from services.proxy.core.audit import Finding
 from services.proxy.core.model import Decision, Endpoint, PortDecision
 
-_PROTOCOLS = {model.Protocol.TCP: object_pb.PROTOCOL_TCP, model.Protocol.UDP: object_pb.PROTOCOL_UDP}
+_PROTOCOLS = {
+    model.Protocol.TCP: object_pb.PROTOCOL_TCP,
+    model.Protocol.UDP: object_pb.PROTOCOL_UDP,
+    model.Protocol.SCTP: object_pb.PROTOCOL_SCTP,
+}
 
 
 class Noted(Protocol):
@@ -64,6 +68,12 @@ class ProxyServicer(pb_grpc.ProxyServiceServicer):
             decided_revision=service.revision,
             programmed_revision=noted.programmed_revision if noted else 0,
             error=noted.error if noted else "not programmed yet",
+            refusals=[pb.FieldRefusal(field=r.path, description=r.why) for r in service.refusals],
+            affinity_timeout_seconds=service.affinity_seconds,
+            external_traffic_local=service.external_local,
+            internal_traffic_local=service.internal_local,
+            external_addresses=[*service.external_ips, *service.balancer_ips],
+            health_check_node_port=service.health_port,
         )
         if noted and noted.time_ns:
             message.program_time.FromNanoseconds(noted.time_ns)
@@ -149,4 +159,6 @@ def _endpoint(endpoint: Endpoint) -> pb.Endpoint:
         terminating=endpoint.terminating,
         reason=endpoint.reason,
         message=endpoint.message,
+        local=endpoint.here,
+        used_locally=endpoint.used_here,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from services.proxy.core import ways
 from services.proxy.core.ruleset import Change, Damage, Ruleset
 from services.proxy.errors import KernelRefusedError
 
@@ -60,6 +61,10 @@ def apply(rules: Ruleset, change: Change) -> Ruleset:
         else:
             made[part] = {key: before[key] for key in keys} | dict(new)
     after = Ruleset(**made)  # type: ignore[arg-type]  # each field got its own type
-    if not set(after.services.values()) <= after.chains:
+    used = {chain for way in after.services.values() for chain in ways.shared(way)}
+    groups = {
+        group for way in after.services.values() for one in ways.branches(way) if (group := ways.group(one))
+    }
+    if not used <= after.chains or not groups <= {stick.group for stick in after.sticks}:
         raise KernelRefusedError("EBUSY for chain of lb: Device or resource busy")
     return after

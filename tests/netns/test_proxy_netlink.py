@@ -56,7 +56,8 @@ add rule ip t filter-output ct state new jump refuse
 add element ip t refused { 10.2.0.2 . udp . 53 }
 add element ip t cluster-ips { 10.2.0.1, 10.2.0.2 }
 add element ip t hairpins { 10.1.0.1 . 10.1.0.1, 10.1.0.2 . 10.1.0.2 }
-add element ip t masquerades { 10.2.0.1 . tcp . 80 : goto masq-unless-pod, 10.2.0.1 . tcp . 82 : goto masq-own }
+add element ip t masquerades { 10.2.0.1 . tcp . 80 : goto masq-unless-pod }
+add element ip t masquerades { 10.2.0.1 . tcp . 82 : goto masq-own }
 add element ip t pods { 10.1.0.0/16, 255.255.255.0/24 }
 add element ip t guarded { 10.2.0.1 . tcp . 80 }
 add element ip t allowed { 10.2.0.1 . tcp . 80 . 192.0.2.0/24 }
@@ -136,9 +137,11 @@ def drawn(chance):
     slots = [(*place, index) for place, count in services.items() for index in range(count)]
     endpoints = {slot: (f"10.1.0.{chance.randrange(1, 9)}", 8080) for slot in slots}
     sets = set(places) - set(services), {p[0] for p in places}, {t[0] for t in endpoints.values()}
-    near = {(*place, ways.FIRST_LOCAL_INDEX): ("10.1.0.1", 8080) for place in services if chance.random() < 0.3}
-    sticks = {Stick(g, "tcp", chance.choice([60, 90]), tuple((f"10.1.0.{i}", 80) for i in chance.sample(range(9), 3)))
-              for g in ("aa", "bb") if chance.random() < 0.7}
+    first = ways.FIRST_LOCAL_INDEX
+    near = {(*p, first): ("10.1.0.1", 8080) for p in services if chance.random() < 0.3}
+    def some(): return tuple((f"10.1.0.{i}", 80) for i in chance.sample(range(9), 3))
+    sticks = {Stick(group, "tcp", chance.choice([60, 90]), some())
+              for group in ("aa", "bb") if chance.random() < 0.7}
     spread = dict(services)
     services |= {place[:3]: ways.split(spread[place[:3]], "lo-1") for place in near}
     for stick in sticks: services[("10.2.0.9", "tcp", len(services))] = chance.choice(
@@ -149,7 +152,8 @@ def drawn(chance):
     pods = set(chance.sample(nets, 3))
     pods = {str(n) for n in ipaddress.collapse_addresses(map(ipaddress.ip_network, pods))}
     guarded = set(chance.sample(places, 3))
-    allowed = {(*place, net) for place in guarded for net in chance.sample(nets, 2) if not net.startswith("10.1")}
+    ranges = ["0.0.0.0/8", "192.0.2.0/24", "198.51.100.7/32"]
+    allowed = {(*place, one) for place in guarded for one in chance.sample(ranges, 2)}
     return Ruleset(endpoints | near, services, *sets, chains, masquerades, pods, guarded, allowed, sticks)
 async def main():
     chance, present = random.Random(2), Ruleset()

@@ -25,7 +25,11 @@ from services.proxy.core.model import ContainerPort, Pod, Protocol, Service, Ser
 from services.proxy.ports import CaughtUp, PodChanged, ServiceChanged, StartedOver
 
 log = get_logger(__name__)
-PROTOCOLS = {object_pb.PROTOCOL_TCP: Protocol.TCP, object_pb.PROTOCOL_UDP: Protocol.UDP}
+PROTOCOLS = {
+    object_pb.PROTOCOL_TCP: Protocol.TCP,
+    object_pb.PROTOCOL_UDP: Protocol.UDP,
+    object_pb.PROTOCOL_SCTP: Protocol.SCTP,
+}
 _ENDED = (pod_pb.POD_PHASE_SUCCEEDED, pod_pb.POD_PHASE_FAILED)
 _FIRST_RETRY_SECONDS = 0.1
 _LAST_RETRY_SECONDS = 2.0
@@ -133,6 +137,9 @@ def service_value(message: object_pb.Service) -> Service:
         selector=dict(message.selector),
         publish_not_ready=message.publish_not_ready_addresses,
         revision=message.revision,
+        affinity_seconds=message.affinity_timeout_seconds,
+        external_local=message.external_traffic_local,
+        internal_local=message.internal_traffic_local,
     )
 
 
@@ -163,6 +170,5 @@ def pod_value(message: pod_pb.Pod) -> Pod:
         ports=tuple(
             ContainerPort(port.container_port, port.name, PROTOCOLS.get(port.protocol, Protocol.TCP))
             for port in ports
-            if port.protocol != object_pb.PROTOCOL_SCTP
         ),
     )

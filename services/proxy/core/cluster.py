@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, collapse_addresses
 from services.proxy.core import slices
 from services.proxy.core.model import Decision, Service
 from services.proxy.core.parts import Surroundings
-from services.proxy.core.slices import Here, Slice
+from services.proxy.core.slices import Here, Slice, SliceEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,16 @@ class ClusterPlan:
         if self.here != before:
             self._dirty |= dict.fromkeys(self.services)
 
-    def behind(self, slice_key: str) -> Iterator[Service]:
-        """Yield the service of a slice's `service` key, if it is known."""
-        uid = self._uids.get(slice_key)
+    def behind(self, service_key: str) -> Iterator[Service]:
+        """Yield the service of this NAMESPACE/NAME, if it is known."""
+        uid = self._uids.get(service_key)
         if uid is not None:
             yield self.services[uid]
+
+    def ready(self, service_key: str) -> dict[str, SliceEndpoint]:
+        """Return the ready endpoints of a service that are pods, by the pod's UID."""
+        told = self._slices[service_key].values() if service_key in self._slices else ()
+        return {e.pod_uid: e for one in told for e in one.endpoints if e.ready and e.pod_uid}
 
     def surroundings(self, addresses: Sequence[str]) -> Surroundings:
         """Return what rules need to know of this node."""

@@ -146,7 +146,7 @@ def _way(
     if not service.affinity_seconds:
         return (ways.local(len(found)) if local else len(found)), None
     protocol = port.port.protocol.value
-    words = (service.namespace, service.name, protocol, str(port.port.port), "local" if local else "all")
+    words = (service.uid, protocol, str(port.port.port), "local" if local else "all")
     group = base64.b32encode(hashlib.sha256("/".join(words).encode()).digest()).decode().lower()[:12]
     return ways.sticky(group), Stick(group, protocol, service.affinity_seconds, found)
 

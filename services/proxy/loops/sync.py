@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from services.common import failpoints
 from services.common.clock import Clock, unix_nanoseconds
@@ -18,19 +19,23 @@ from services.common.errors import TripodError
 from services.common.lean import collection_put_off
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
-from services.proxy.core import conntrack, ruleset
+from services.proxy.core import conntrack, health, ruleset
 from services.proxy.core.audit import Finding, audit
 from services.proxy.core.compose import Composer, build
+from services.proxy.core.health import Pace, no_local_endpoints
+from services.proxy.core.latency import Histogram
 from services.proxy.core.model import Decision, Endpoint, Protocol
 from services.proxy.core.parts import Surroundings, part
 from services.proxy.core.ruleset import Damage, Ruleset
-from services.proxy.ports import Flows, Kernel, LocalPorts, NodeAddresses, Plan, RuleMonitor
+from services.proxy.ports import Flows, HealthPorts, Kernel, LocalPorts, NodeAddresses, Plan, RuleMonitor
 
 log = get_logger(__name__)
 _Ports = Mapping[tuple[str, int], Sequence[Endpoint]]
 _RETRY_SECONDS = 1.0
 # A storm of events becomes at most one transaction in this time; a single one does not wait.
 _PAUSE_SECONDS = 0.05
+# The original's bounds.
+_DURATION_SECONDS = tuple(0.001 * 2**power for power in range(15))
 _DECIDE = failpoints.step("rules.decide")
 _READ = failpoints.step("rules.read")
 _WRITE = failpoints.step("rules.write")
@@ -94,11 +99,20 @@ class ServiceSync:
         self._dirty = asyncio.Event()
         self.synced = asyncio.Event()
         self.commit_count = 0
+        self.failure_count = 0
+        self.durations = Histogram(_DURATION_SECONDS)
+        self._queued: tuple[float, int] | None = None
+        self._last_queued_ns = self._last_synced_ns = 0
+        self._decided = asyncio.Event()
         self.repairs: Counter[str] = Counter()
         self.fault = ""
 
     def touched(self) -> None:
         """Note that the plan has news."""
+        now = unix_nanoseconds(self._clock.now())
+        self._last_queued_ns = now
+        if self._queued is None:
+            self._queued = (self._clock.monotonic(), now)
         self._dirty.set()
 
     def caught_up(self, source: str) -> None:
@@ -132,6 +146,7 @@ class ServiceSync:
 
     async def _sync(self) -> None:
         arrivals, self._arrivals = self._arrivals, []
+        queued, began = self._queued, self._clock.monotonic()
         try:
             async with self._writing:
                 with _DECIDE, collection_put_off():
@@ -142,6 +157,7 @@ class ServiceSync:
             log.error("Could not program the kernel", reason=error.reason, error=error.message)
             self._note(error.message)
             self.fault = error.message
+            self.failure_count += 1
             self._arrivals = arrivals + self._arrivals
             # What the kernel has now is not known: look, and try again.
             self._in_step = False
@@ -150,6 +166,7 @@ class ServiceSync:
             return
         self._note("")
         self.fault = ""
+        self._kept_up(queued, began)
         for arrival in arrivals:
             arrival.record(unix_nanoseconds(self._clock.now()))
         if self._local is not None:
@@ -157,6 +174,41 @@ class ServiceSync:
                 await self._local.serve(_all_ports(self._local_ports.values()))
             await _LOCAL.recorded()
         self.synced.set()
+
+    def _kept_up(self, queued: tuple[float, int] | None, began: float) -> None:
+        self.durations.observe(self._clock.monotonic() - began)
+        self._last_synced_ns = unix_nanoseconds(self._clock.now())
+        if self._queued == queued:
+            self._queued = None
+
+    def pace(self) -> Pace:
+        """Return whether rules keep up."""
+        at = self._last_synced_ns
+        updated = datetime.fromtimestamp(at / 1e9, UTC) if at else None
+        waiting = self._clock.monotonic() - self._queued[0] if self._queued else None
+        return Pace(updated, waiting)
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return what is measured of the work, by the metrics' names."""
+        prefix = "kubeproxy_sync_proxy_rules"
+        nowhere = Counter(policy for d in self.plan.decisions.values() for policy in no_local_endpoints(d))
+        return {
+            f"{prefix}_last_timestamp_seconds": self._last_synced_ns / 1e9,
+            f"{prefix}_last_queued_timestamp_seconds": self._last_queued_ns / 1e9,
+            f"{prefix}_nftables_sync_failures_total": self.failure_count,
+            **{
+                f'{prefix}_no_local_endpoints_total{{traffic_policy="{policy}"}}': nowhere[policy]
+                for policy in ("internal", "external")
+            },
+        }
+
+    async def serve_health(self, ports: HealthPorts) -> None:
+        """Keep the health check ports of services as they are decided, until cancelled."""
+        while True:
+            await self._decided.wait()
+            self._decided.clear()
+            await ports.serve(health.ports(self.plan.decisions.values()))
+            await self._clock.sleep(_PAUSE_SECONDS)
 
     def _decide(self) -> None:
         """Decide anew for what changed, and tell the watchers."""
@@ -177,6 +229,7 @@ class ServiceSync:
                 self._keep_local_ports(uid, decision)
             self._composer.put(uid, None if decision is None else part(decision, around))
         self._pending |= changed.keys()
+        self._decided.set()
 
     def _keep_local_ports(self, uid: str, decision: Decision) -> None:
         ports = {

@@ -1,0 +1,91 @@
+"""Which routes lead to the pods of other nodes, and what to change to have them. Pure.
+
+Each IPv4 network of another node's pods is routed to that node's address, if this node reaches
+it without a gateway in between: a router there would not know the pods. Ours are told from
+others' by their protocol number; others' are never changed.
+
+Source: Kubernetes "Cluster Networking": pods talk to all other pods without NAT. rtnetlink(7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from services.proxy.core.cluster import Node
+
+# Numbers from 5 on are free for user space; /etc/iproute2/rt_protos lists those in use.
+PROTOCOL = 84
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRoute:
+    """A route of the main table; `gateway` is empty for a network on a link."""
+
+    network: str
+    gateway: str
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """Routes to add, ours to lead elsewhere, ours to remove; and per node why it has none."""
+
+    add: Mapping[str, str]
+    replace: Mapping[str, str]
+    remove: Mapping[str, str]
+    faults: Mapping[str, str]
+
+
+def plan(
+    nodes: Collection[Node],
+    own_name: str,
+    found: Sequence[FoundRoute],
+    reach: Callable[[str], str],
+) -> RoutePlan:
+    """Compare what should be with what is. `reach` says why an address is not on a link of ours, or ""."""
+    faults: dict[str, str] = {}
+    wanted: dict[str, str] = {}
+    own = [IPv4Network(one) for node in nodes if node.name == own_name for one in node.pod_cidrs]
+    taken: dict[IPv4Network, str] = {}
+    for node in sorted(nodes, key=lambda one: one.name):
+        if node.name == own_name or not node.pod_cidrs:
+            continue
+        for network in map(IPv4Network, node.pod_cidrs):
+            rival = next((name for other, name in taken.items() if other.overlaps(network)), "")
+            fault = _fault(node, network, own, rival, found, reach)
+            if fault:
+                faults[node.name] = fault
+            else:
+                wanted[str(network)] = node.address
+                taken[network] = node.name
+    ours = {route.network: route.gateway for route in found if route.protocol == PROTOCOL}
+    return RoutePlan(
+        add={network: gateway for network, gateway in wanted.items() if network not in ours},
+        replace={n: gateway for n, gateway in wanted.items() if ours.get(n, gateway) != gateway},
+        remove={network: gateway for network, gateway in ours.items() if network not in wanted},
+        faults=faults,
+    )
+
+
+def _fault(
+    node: Node,
+    network: IPv4Network,
+    own: Iterable[IPv4Network],
+    rival: str,
+    found: Sequence[FoundRoute],
+    reach: Callable[[str], str],
+) -> str:
+    """Say why a network of a node's pods is not routed; empty when it can be."""
+    if not node.address:
+        return "it has no InternalIP of IPv4"
+    if any(network.overlaps(one) for one in own):
+        return f"its pods' network {network} is in this node's"
+    if rival:
+        return f"its pods' network {network} is in node {rival}'s"
+    foreign = [r for r in found if r.network == str(network) and r.protocol != PROTOCOL]
+    if foreign:
+        via = f" via {foreign[0].gateway}" if foreign[0].gateway else ""
+        return f"another program's route is there: {network}{via} (protocol {foreign[0].protocol})"
+    return reach(node.address)

@@ -1,0 +1,108 @@
+"""Keep the routes to other nodes' pods as the nodes ask: look, decide, change, again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+
+from services.common import failpoints
+from services.common.clock import Clock
+from services.common.errors import TripodError
+from services.common.logs import get_logger
+from services.proxy.core import routes
+from services.proxy.core.cluster import Node
+from services.proxy.ports import Routes
+
+log = get_logger(__name__)
+_PAUSE_SECONDS = 0.2
+_LOOK_SECONDS = 60.0
+_RETRY_SECONDS = 2.0
+_WRITE = failpoints.step("routes.write")
+
+
+class RouteSync:
+    """`nodes` gives those that are known, None before all are; `wanted` whether routes are ours to keep."""
+
+    def __init__(
+        self,
+        kernel: Routes,
+        *,
+        own_name: str,
+        nodes: Callable[[], Collection[Node] | None],
+        wanted: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        self._kernel = kernel
+        self._own_name = own_name
+        self._nodes = nodes
+        self._wanted = wanted
+        self._clock = clock
+        self._dirty = asyncio.Event()
+        self.faults: Mapping[str, str] = {}
+        self.count = 0
+
+    def touched(self) -> None:
+        """Note that nodes have changed."""
+        self._dirty.set()
+
+    async def listen(self) -> None:
+        """Look again whenever somebody changes routes, addresses or links."""
+        async for _ in self._kernel.changes():
+            self._dirty.set()
+
+    async def look_again(self) -> None:
+        """Look again every minute, whatever happens."""
+        while True:
+            await self._clock.sleep(_LOOK_SECONDS)
+            self._dirty.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self._sync()
+            except TripodError as error:
+                log.error("Could not write the routes", reason=error.reason, error=error.message)
+                self._dirty.set()
+                await self._clock.sleep(_RETRY_SECONDS)
+            await self._clock.sleep(_PAUSE_SECONDS)
+
+    async def _sync(self) -> None:
+        nodes = self._nodes() if self._wanted() else ()
+        if nodes is None:
+            return
+        found = await self._kernel.list()
+        others = {node.address for node in nodes if node.address and node.name != self._own_name}
+        reach = {address: await self._kernel.reach(address) for address in sorted(others)}
+        plan = routes.plan(nodes, self._own_name, found, reach.__getitem__)
+        self._tell(plan.faults)
+        if plan.add or plan.replace or plan.remove:
+            async with _WRITE:
+                await self._write(plan)
+            await _WRITE.recorded()
+            log.info("Wrote routes", added=len(plan.add) + len(plan.replace), removed=len(plan.remove))
+        ours = sum(route.protocol == routes.PROTOCOL for route in found)
+        self.count = ours + len(plan.add) - len(plan.remove)
+
+    async def _write(self, plan: routes.RoutePlan) -> None:
+        for network, gateway in plan.remove.items():
+            await self._kernel.remove(network, gateway)
+        for network, gateway in plan.replace.items():
+            await self._kernel.put(network, gateway, replace=True)
+        for network, gateway in plan.add.items():
+            await self._kernel.put(network, gateway, replace=False)
+
+    def _tell(self, faults: Mapping[str, str]) -> None:
+        for name, fault in faults.items():
+            if self.faults.get(name) != fault:
+                log.warning("A node's pods have no route", node=name, why=fault)
+        self.faults = faults
+
+
+async def remove_all(kernel: Routes) -> None:
+    """Remove every route of ours."""
+    for route in await kernel.list():
+        if route.protocol == routes.PROTOCOL:
+            await kernel.remove(route.network, route.gateway)

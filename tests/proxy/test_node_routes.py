@@ -1,0 +1,79 @@
+"""Which routes lead to other nodes' pods."""
+
+from __future__ import annotations
+
+from services.proxy.core.cluster import Node
+from services.proxy.core.routes import PROTOCOL, FoundRoute, RoutePlan, plan
+
+OWN = Node("a", ("10.1.0.0/24",), "192.0.2.1")
+OTHER = Node("b", ("10.1.1.0/24",), "192.0.2.2")
+OURS = FoundRoute("10.1.1.0/24", "192.0.2.2", PROTOCOL)
+
+
+def planned(*others: Node, found: list[FoundRoute] | None = None, far: str = "") -> RoutePlan:
+    """Plan for node a; `far` is an address behind a gateway."""
+    return plan(
+        [OWN, *others], "a", found or [], lambda address: f"{address} is far" if address == far else ""
+    )
+
+
+def test_each_other_nodes_network_is_routed_to_it() -> None:
+    """This node's own is on its bridge."""
+    assert planned(OTHER) == RoutePlan({"10.1.1.0/24": "192.0.2.2"}, {}, {}, {})
+
+
+def test_what_is_there_already_changes_nothing() -> None:
+    """A second look writes nothing."""
+    assert planned(OTHER, found=[OURS]) == RoutePlan({}, {}, {}, {})
+
+
+def test_a_node_with_another_address_is_followed() -> None:
+    """Its route leads elsewhere, without a moment of none."""
+    moved = Node("b", OTHER.pod_cidrs, "192.0.2.3")
+
+    assert planned(moved, found=[OURS]).replace == {"10.1.1.0/24": "192.0.2.3"}
+
+
+def test_a_node_that_is_gone_loses_its_route() -> None:
+    """And nobody else's is touched."""
+    foreign = FoundRoute("10.9.0.0/16", "192.0.2.9", 3)
+
+    assert planned(found=[OURS, foreign]).remove == {"10.1.1.0/24": "192.0.2.2"}
+
+
+def test_a_foreign_route_is_told_and_left() -> None:
+    """Another program's protocol number says that it is not ours."""
+    foreign = FoundRoute("10.1.1.0/24", "192.0.2.9", 3)
+
+    made = planned(OTHER, found=[foreign])
+
+    assert made == RoutePlan(
+        {},
+        {},
+        {},
+        {"b": "another program's route is there: 10.1.1.0/24 via 192.0.2.9 (protocol 3)"},
+    )
+
+
+def test_a_node_behind_a_gateway_is_told_and_its_route_goes() -> None:
+    """A router in between would not know the pods."""
+    made = planned(OTHER, found=[OURS], far="192.0.2.2")
+
+    assert made.faults == {"b": "192.0.2.2 is far"}
+    assert made.remove == {"10.1.1.0/24": "192.0.2.2"}
+
+
+def test_networks_that_overlap_are_told() -> None:
+    """Our own pods, and the first of two nodes by name, have them."""
+    inside = Node("b", ("10.1.0.128/25",), "192.0.2.2")
+    twice = Node("c", ("10.1.1.0/25",), "192.0.2.3")
+
+    assert planned(inside).faults == {"b": "its pods' network 10.1.0.128/25 is in this node's"}
+    assert planned(OTHER, twice).faults == {"c": "its pods' network 10.1.1.0/25 is in node b's"}
+
+
+def test_a_node_without_an_address_or_a_network_yet_has_no_route() -> None:
+    """The first is told, the second is a node that joins."""
+    made = planned(Node("b", ("10.1.1.0/24",)), Node("c", (), "192.0.2.3"))
+
+    assert made == RoutePlan({}, {}, {}, {"b": "it has no InternalIP of IPv4"})
