@@ -88,6 +88,7 @@ def cri_config(config: KubeletConfig) -> CriConfig:
         pause_image=config.pause_image,
         bridge=config.bridge,
         pod_cidr=POD_CIDR if config.pod_cidr == AUTO else config.pod_cidr,
+        cluster_cidr=config.cluster_cidr,
         chain_prefix=config.chain_prefix,
         veth_prefix=config.veth_prefix,
         proc_sys=config.proc_sys,

@@ -39,6 +39,9 @@ class KubeletConfig:
     pod_cidr: str = setting(
         "auto", help="Addresses of pods; auto: 10.201.0.0/24, in a cluster what it gives the node."
     )
+    cluster_cidr: tuple[str, ...] = setting(
+        (), help="Addresses of all nodes' pods, where this node is one of several."
+    )
     service_cidr: str = setting("10.202.0.0/16", help="Addresses of services.")
     cluster_dns: tuple[str, ...] = setting(
         (), help="Addresses of the cluster's DNS; empty: pods have the node's."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,7 @@ class Proxy:
             channel = open_channel(address)
             stack.push_async_callback(channel.close, None)
             stack.push_async_callback(self._local.close)
+            stack.push_async_callback(self._health_ports.close)
             server = self._server()
             await server.start()
             stack.push_async_callback(partial(server.stop, 3.0))
@@ -124,7 +125,6 @@ class Proxy:
             await self._serve(stack, page, self._config.http_listen)
             if self._member is not None:
                 stack.push_async_callback(self._member.close)
-                stack.push_async_callback(self._health_ports.close)
                 if self._config.healthz_listen:
                     await self._serve(stack, self._health_page(), self._config.healthz_listen)
             await until(stop, self._work(KubeletClient(channel, self._clock), server))
@@ -145,6 +145,7 @@ class Proxy:
             **self._source(client),
             "monitor": lambda: self._sync.follow_changes(self._monitor),
             "drift": lambda: self._sync.watch_drift(self._config.drift_seconds),
+            "health-ports": lambda: self._sync.serve_health(self._health_ports),
         }
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
@@ -155,13 +156,10 @@ class Proxy:
             await server.set_serving(True)
             log.info("Started the proxy", services=len(self._sync.plan.decisions))
 
-    def _source(self, client: KubeletClient) -> dict[str, Callable[[], Awaitable[None]]]:
+    def _source(self, client: KubeletClient) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Return the loops that follow what there is: at the API server, or at the kubelet."""
         if self._member is not None:
-            return {
-                **self._member.loops(client),
-                "health-ports": lambda: self._sync.serve_health(self._health_ports),
-            }
+            return self._member.loops(client)
         feed = KubeletFeed(self._alone, self._sync, self._clock)
         return {
             "services": lambda: feed.follow_services(client.services()),

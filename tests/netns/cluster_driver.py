@@ -34,7 +34,7 @@ async def main(folder: Path, node: str, *settings: str) -> None:
         *(sys.executable, "-m", "services.proxy", "--node-name", node, "--kubeconfig", str(kubeconfig)),
         *("--run-directory", str(folder), "--cni-conf-dir", str(folder / "none"), "--listen=", *settings),
     ]
-    log = (folder / "proxy.log").open("ab")  # noqa: SIM115  # for the whole run
+    log = (folder / "proxy.log").open("ab")  # for the whole run
 
     async def started() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(*words, stdout=log, stderr=log, env=os.environ)
@@ -43,7 +43,7 @@ async def main(folder: Path, node: str, *settings: str) -> None:
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-    print("ready", flush=True)
+    _answer("ready")
     while line := await reader.readline():
         command = json.loads(line)
         if "put" in command:
@@ -58,9 +58,14 @@ async def main(folder: Path, node: str, *settings: str) -> None:
             proxy.kill()
             await proxy.wait()
             proxy = await started()
-        print("done", flush=True)
+        _answer("done")
     proxy.kill()
     await proxy.wait()
+
+
+def _answer(word: str) -> None:
+    sys.stdout.write(word + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -190,7 +190,8 @@ def _wire(lab: Lab, stack: ExitStack) -> None:
         shell(f"""
             ip netns exec {lab.space(node)} sysctl -qw net.ipv4.ip_forward=1
             ip -n {lab.space(node)} link add br0 type bridge
-            ip -n {lab.space(node)} addr add 10.77.{number}.1/24 dev br0; ip -n {lab.space(node)} link set br0 up
+            ip -n {lab.space(node)} addr add 10.77.{number}.1/24 dev br0
+            ip -n {lab.space(node)} link set br0 up
             ip -n {lab.space(node)} route add 10.202.0.0/16 dev eth0
         """)
     for pod, address in PODS.items():
@@ -256,8 +257,12 @@ def set_up(lab: Lab, service: dict[str, Any], *pods: str) -> None:
     """Put a service over pods, and wait until each node leads to every one of them."""
     lab.put("services", service)
     lab.put("endpointslices", a_slice(*pods))
-    for node in NODES:
-        eventually(lambda node=node: lab.names(node, VIP) == set(pods))
+    lead_to(lab, *pods)
+
+
+def lead_to(lab: Lab, *pods: str) -> None:
+    """Wait until each node leads to every one of these, and to no other."""
+    eventually(lambda: all(lab.names(node, VIP) == set(pods) for node in NODES))
 
 
 def test_each_node_routes_to_the_others_pods(served: Lab) -> None:
@@ -324,7 +329,10 @@ def test_an_internal_policy_stays_on_the_node(lab: Lab) -> None:
 @pytest.mark.parametrize("where", ["a2", "client"])
 def test_a_client_stays_with_its_endpoint(lab: Lab, where: str) -> None:
     """As long as that endpoint is there; then it stays with another, and others come and go meanwhile."""
-    affinity = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}
+    affinity: dict[str, Any] = {
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+    }
     lab.put("endpointslices", a_slice("a2", "a3", "b2"))
     lab.put("services", a_service(**affinity))
     eventually(lambda: "stick-" in lab.run("a", "nft", "list", "map", "ip", "tripod-proxy", "service-ips"))
@@ -405,8 +413,7 @@ def test_while_the_api_server_is_away_everything_goes_on(served: Lab) -> None:
     assert served.ask("a2", PODS["b2"], 8080) == {f"b2/{PODS['a2']}": 1}
     served.tell({"do": "start"})
     served.put("endpointslices", a_slice("b2"))
-    for node in NODES:
-        eventually(lambda node=node: served.names(node, VIP, count=6) == {"b2"})
+    lead_to(served, "b2")
 
 
 def test_streams_that_are_cut_and_history_that_is_gone_lose_nothing(served: Lab) -> None:
@@ -415,8 +422,7 @@ def test_streams_that_are_cut_and_history_that_is_gone_lose_nothing(served: Lab)
         served.tell({"do": "cut_streams"})
         served.put("endpointslices", a_slice(*pods))
         served.tell({"do": "compact"})
-    for node in NODES:
-        eventually(lambda node=node: served.names(node, VIP) == {"a2", "a3"})
+    lead_to(served, "a2", "a3")
 
 
 def test_routes_are_put_back_and_foreign_ones_left(served: Lab) -> None:
@@ -439,15 +445,16 @@ def test_cleanup_leaves_nothing(served: Lab) -> None:
     """Rules and routes go; a proxy that runs would put them back, so it starts anew afterwards."""
     eventually(lambda: served.routes("b"))
     served.drivers["b"].send_signal(19)
-    proxies = served.run("b", "pgrep", "-f", f"services.proxy --node-name b .*{served.folder}/b/").split()
+    found = served.run("b", "pgrep", "-f", f"services.proxy --node-name b .*{served.folder}/b/")
+    proxies = [int(word) for word in found.split()]
     for pid in proxies:
-        os.kill(int(pid), 19)
+        os.kill(pid, 19)
     try:
         served.run("b", sys.executable, "-m", "services.proxy", "--cleanup")
         assert not served.routes("b")
         assert "tripod-proxy" not in served.run("b", "nft", "list", "tables")
     finally:
-        for pid in [*map(int, proxies), served.drivers["b"].pid]:
+        for pid in [*proxies, served.drivers["b"].pid]:
             os.kill(pid, 18)
     eventually(lambda: served.names("b", VIP) == {"a2", "a3", "b2"})
     eventually(lambda: served.routes("b"))

@@ -61,6 +61,7 @@ def network_config(config: CriConfig) -> BridgeConfig:
         state_directory=config.state_directory,
         bridge=config.bridge,
         pod_cidr=config.pod_cidr,
+        cluster_cidrs=config.cluster_cidr,
         chain_prefix=config.chain_prefix,
         veth_prefix=config.veth_prefix,
         proc_sys=config.proc_sys,

@@ -21,6 +21,9 @@ class CriConfig:
     pause_binary: Path = setting(Path("/usr/bin/catatonit"), help="Static program to make that image from.")
     bridge: str = setting("tripod0", help="Name of the pod network's bridge.")
     pod_cidr: str = setting("10.201.0.0/24", help="Addresses of pods.")
+    cluster_cidr: tuple[str, ...] = setting(
+        (), help="Addresses of all nodes' pods, where this node is one of several."
+    )
     chain_prefix: str = setting("TRIPOD", help="Prefix of our iptables chains.")
     veth_prefix: str = setting("tp", help="Prefix of the host's ends of pod links.")
     proc_sys: Path = setting(Path("/proc/sys"), help="Where sysctls can be written.")

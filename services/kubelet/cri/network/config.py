@@ -20,6 +20,7 @@ class BridgeConfig:
     """Names and addresses; two nodes on one host need other values in every name and in `pod_cidr`.
 
     `state_directory` gets a folder `network` with the leases and with what must be put back at clean-up.
+    `cluster_cidrs` are the networks of the pods of all nodes, none for a node that is alone.
     `mtu_bytes` 0 takes the MTU of the link that holds the default route. `iptables_backend` "auto" takes
     the one that Docker's chains are in. `proc_sys` is where `/proc/sys` can be written; in a container that
     may be a bind of the host's. Raises `ValueError` that lists every fault.
@@ -28,6 +29,7 @@ class BridgeConfig:
     state_directory: Path
     bridge: str = "tripod0"
     pod_cidr: str = "10.201.0.0/24"
+    cluster_cidrs: tuple[str, ...] = ()
     chain_prefix: str = "TRIPOD"
     veth_prefix: str = "tp"
     mtu_bytes: int = 0
@@ -44,6 +46,11 @@ class BridgeConfig:
     def pool(self) -> IPv4Network:
         """The pod CIDR."""
         return IPv4Network(self.pod_cidr)
+
+    @property
+    def cluster(self) -> tuple[IPv4Network, ...]:
+        """The networks of all nodes' pods, this node's among them; none for a node that is alone."""
+        return tuple(map(IPv4Network, self.cluster_cidrs))
 
     @property
     def gateway(self) -> IPv4Address:
@@ -64,6 +71,11 @@ def _faults(config: BridgeConfig) -> Iterator[str]:
     else:
         if not 8 <= pool.prefixlen <= 30:
             yield f"pod_cidr: {pool} must have a prefix length from 8 to 30"
+    for text in config.cluster_cidrs:
+        try:
+            IPv4Network(text)
+        except ValueError as err:
+            yield f"cluster_cidr: {err}"
     if not 1 <= len(config.bridge) <= LINK_NAME_LENGTH or not _plain(config.bridge):
         yield f"bridge: {config.bridge!r} must be 1 to {LINK_NAME_LENGTH} letters, digits, '-', '_' or '.'"
     if not 1 <= len(config.veth_prefix) <= VETH_PREFIX_LENGTH or not _plain(config.veth_prefix):

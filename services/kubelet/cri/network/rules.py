@@ -7,10 +7,12 @@ Two chains of our own, each jumped to from the end of a built-in one:
   other iptables back end, does not undo a drop: the rules must stand where Docker's are. The end of FORWARD
   is enough, as Docker's own rules there accept or return, and it leaves DOCKER-USER, which is the
   administrator's, in front.
-- `<PREFIX>-POSTROUTING` in `nat`: pods that talk beyond the pod CIDR take the node's address.
+- `<PREFIX>-POSTROUTING` in `nat`: pods that talk beyond the pod CIDR, or the cluster's, take the node's
+  address.
 
 `DNAT` in the second accept lets traffic in that the service proxy has sent to a pod; other new connections
-from outside to a pod stay with the policy.
+from outside to a pod stay with the policy, unless the node is one of a cluster: there pods are reached by
+their own addresses, from other nodes too.
 
 Source: iptables-save(8), iptables-restore(8): with `--noflush` a line `:CHAIN -` makes or empties that
 chain, and all lines of one table take effect in one step.
@@ -46,6 +48,7 @@ Tables = Mapping[str, Mapping[str, Sequence[str]]]
 def wanted(config: BridgeConfig) -> tuple[Chain, ...]:
     """List the chains that the network needs."""
     bridge, pods = config.bridge, config.pool
+    others = [network for network in config.cluster if not network.subnet_of(pods)]
     forward = Chain(
         "filter",
         "FORWARD",
@@ -53,6 +56,9 @@ def wanted(config: BridgeConfig) -> tuple[Chain, ...]:
         (
             f"-i {bridge} -j ACCEPT",
             f"-o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
+            # To any pod of the cluster: nodes, other pods and the service proxies of other nodes reach ours;
+            # and what this node's service proxy has sent to pods of other nodes passes, and its answers.
+            *(f"-{side} {network} -j ACCEPT" for network in config.cluster for side in ("d", "s")),
         ),
     )
     masquerade = Chain(
@@ -60,7 +66,10 @@ def wanted(config: BridgeConfig) -> tuple[Chain, ...]:
         "POSTROUTING",
         f"{config.chain_prefix}-POSTROUTING",
         # Not out of the bridge: a pod's multicast and broadcast stay inside and must keep their source.
-        (f"-s {pods} ! -d {pods} ! -o {bridge} -j MASQUERADE --random-fully",),
+        (
+            *(f"-s {pods} -d {network} -j RETURN" for network in others),
+            f"-s {pods} ! -d {pods} ! -o {bridge} -j MASQUERADE --random-fully",
+        ),
     )
     return forward, masquerade
 

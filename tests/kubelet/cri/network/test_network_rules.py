@@ -49,6 +49,19 @@ def change(saved: str) -> str:
     return rules.repair(rules.wanted(CONFIG), rules.parse(saved))
 
 
+def test_in_a_cluster_pods_of_all_nodes_reach_each_other_by_their_own_addresses() -> None:
+    """Nothing among them is masqueraded, and other nodes' new connections pass."""
+    config = BridgeConfig(state_directory=Path("/nowhere"), cluster_cidrs=("10.201.0.0/16",))
+
+    forward, masquerade = rules.wanted(config)
+
+    assert forward.rules[2:] == ("-d 10.201.0.0/16 -j ACCEPT", "-s 10.201.0.0/16 -j ACCEPT")
+    assert masquerade.rules == (
+        "-s 10.201.0.0/24 -d 10.201.0.0/16 -j RETURN",
+        "-s 10.201.0.0/24 ! -d 10.201.0.0/24 ! -o tripod0 -j MASQUERADE --random-fully",
+    )
+
+
 def test_beside_dockers_rules_both_chains_are_made_and_joined_at_the_end() -> None:
     """The whole text that the kernel is given, once."""
     assert change(DOCKERS) == (
