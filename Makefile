@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 60
-FAST := -m "not docker and not netns and not e2e and not process"
+FAST := -m "not docker and not netns and not e2e and not process and not cluster"
+NODES ?= 0
 export PYTHONPATH := $(CURDIR):$(CURDIR)/gen
+export NODES
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down clean test check kill-matrix soak bench doctor lint proto proto-lock lock peers critest
+.PHONY: help up demo down clean test check cluster-up cluster-down cluster-test kill-matrix soak bench doctor lint proto proto-lock lock peers critest
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(VENV)/.ready tripod ## Bring the node up; installs and builds what is missing
 	@$(PYTHON) -m tools.up
@@ -37,8 +39,20 @@ test: check ## Everything: also the engine, network namespaces and the composed 
 	@nice $(PYTHON) -m tests.peers.build --for-tests
 	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "(docker or netns or process) and not e2e" tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "(docker or netns or process) and not e2e and not cluster" tests
+	$(BIN)/python -m pytest -q -m cluster tests
 	$(BIN)/python -m pytest -q -m e2e tests
+
+cluster-up: $(VENV)/.ready tripod ## A Kubernetes control plane, this machine as its node, and NODES=n more in namespaces
+	@$(BIN)/python -m tools.cluster.up
+
+cluster-down: $(VENV)/.ready ## End that cluster and remove all of it
+	@$(BIN)/python -m tools.cluster.down
+
+cluster-test: $(VENV)/.ready proto ## Two nodes of ours joined to a Kubernetes control plane, as root
+	@nice $(PYTHON) -m tests.peers.build --for-tests
+	@$(PYTHON) -m tools.programs
+	$(BIN)/python -m pytest -q -m cluster tests
 
 kill-matrix: $(VENV)/.ready proto ## Kill every service at each step of its work, and check what must hold
 	@$(PYTHON) -m tools.programs

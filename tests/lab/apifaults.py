@@ -33,6 +33,8 @@ from tests.lab.kubernetes import ControlPlane
 EVER = 1 << 62
 # How closely the next event must follow to change places.
 _CLOSELY_SECONDS = 0.25
+# How often a stream looks whether it is to be cut.
+_LOOK_SECONDS = 0.1
 _Lines = asyncio.Queue[bytes | None]
 # Headers that belong to one connection, not to the message. Bodies come decompressed, in chunks of our own.
 _HOP = frozenset(
@@ -251,30 +253,49 @@ class ApiFaults:
     async def _stream(
         self, request: web.Request, asked: Asked, answer: aiohttp.ClientResponse, response: web.StreamResponse
     ) -> None:
-        limit = self.cut_watches_seconds if asked.watch else 0.0
-        try:
-            async with asyncio.timeout(limit or None):
-                if asked.watch and answer.status == 200 and "json" in answer.content_type:
-                    await self._events(answer, response)
-                else:
-                    async for chunk in answer.content.iter_any():
-                        await response.write(chunk)
-            await response.write_eof()
-        except TimeoutError:
-            self.cut_count += 1
-            if self.cut_cleanly:
+        async with asyncio.TaskGroup() as tasks:
+            pump = tasks.create_task(self._pump(asked, answer, response))
+            while not pump.done():
+                await asyncio.wait({pump}, timeout=_LOOK_SECONDS)
+                if not pump.done() and self._is_due(asked):
+                    self.cut_count += 1
+                    pump.cancel()
+                    break
+        if pump.cancelled() and not self.cut_cleanly:
+            _reset(request)
+        else:
+            with suppress(ConnectionError):
                 await response.write_eof()
+
+    def _is_due(self, asked: Asked) -> bool:
+        """Tell whether a watch has lasted as long as it may; one that is older than the setting has."""
+        age = asyncio.get_running_loop().time() - asked.moment
+        return bool(asked.watch and self.cut_watches_seconds and age > self.cut_watches_seconds)
+
+    async def _pump(self, asked: Asked, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+        # Whichever side has gone, the other one is told by the end of the stream.
+        with suppress(aiohttp.ClientError, ConnectionError):
+            if asked.watch and answer.status == 200 and "json" in answer.content_type:
+                await self._events(answer, response)
             else:
-                _reset(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
 
     async def _events(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
         lines: _Lines = asyncio.Queue()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_read_lines(answer.content, lines))
-            while (line := await lines.get()) is not None:
-                await asyncio.sleep(self.event_delay_seconds)
-                for each in await self._ordered(line, lines):
-                    for _ in range(2 if self.duplicate else 1):
+            reader = tasks.create_task(_read_lines(answer.content, lines))
+            try:
+                await self._send(lines, response)
+            finally:
+                reader.cancel()
+
+    async def _send(self, lines: _Lines, response: web.StreamResponse) -> None:
+        while (line := await lines.get()) is not None:
+            await asyncio.sleep(self.event_delay_seconds)
+            for each in await self._ordered(line, lines):
+                for _ in range(2 if self.duplicate else 1):
+                    with suppress(ConnectionError):
                         await response.write(each)
 
     async def _ordered(self, line: bytes, lines: _Lines) -> list[bytes]:

@@ -51,9 +51,9 @@ class LabNetwork:
 
 
 @asynccontextmanager
-async def lab_network() -> AsyncIterator[LabNetwork]:
-    """Make a network for a block. Needs root."""
-    number = (time.monotonic_ns() // 1000 + next(_numbers)) % 254 + 1
+async def lab_network(number: int = 0) -> AsyncIterator[LabNetwork]:
+    """Make a network for a block; a number from 1 to 255 says which, 0 takes some. Needs root."""
+    number = number or (time.monotonic_ns() // 1000 + next(_numbers)) % 250 + 1
     name = f"tl{number}-{time.monotonic_ns() // 1000 % 10**6:x}"
     made = LabNetwork(name, number)
     await ip("netns", "add", name)

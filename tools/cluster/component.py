@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import ssl
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tools.cluster.layout import Layout, command
 from tools.steps import ROOT
@@ -32,7 +34,8 @@ class Component:
         self._folder = layout.folder
         self._pid_file = layout.folder / f"{name}.pid"
         program, *words = command(layout, name)
-        self._words = [str(PEERS / program), *words]
+        self.program = PEERS / program
+        self._words = [str(self.program), *words]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -89,13 +92,24 @@ class Component:
 
 def api_ready(layout: Layout) -> str:
     """Return why the API server is not ready; empty when it is."""
+    status, said = _ask(layout, "/readyz")
+    return "" if status == 200 else said or f"it answers {status}"
+
+
+def get_json(layout: Layout, path: str) -> tuple[int, Any]:
+    """Return the status and the object that the API server answers; 0 when it does not answer."""
+    status, said = _ask(layout, path)
+    return status, json.loads(said) if status == 200 else said
+
+
+def _ask(layout: Layout, path: str) -> tuple[int, str]:
     context = ssl.create_default_context(cafile=layout.pki / "ca.crt")
     client = layout.pki / "apiserver-kubelet-client"
     context.load_cert_chain(f"{client}.crt", f"{client}.key")
     try:
-        with urllib.request.urlopen(f"{layout.url}/readyz", timeout=5, context=context):
-            return ""
+        with urllib.request.urlopen(layout.url + path, timeout=5, context=context) as answer:
+            return int(answer.status), answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.read().decode(errors="replace").strip()
+        return error.code, error.read().decode(errors="replace").strip()
     except (OSError, ValueError) as error:
-        return str(error)
+        return 0, str(error)

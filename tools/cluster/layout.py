@@ -73,6 +73,22 @@ class Layout:
         return write_kubeconfig(path, url or self.url, self.authority().pair.certificate, user, pair)
 
 
+def save(layout: Layout) -> Layout:
+    """Remember where the cluster of a folder is reached; returns the layout."""
+    layout.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (layout.folder / "cluster.json").write_text(json.dumps({"address": layout.address}) + "\n")
+    return layout
+
+
+def load(folder: Path) -> Layout | None:
+    """Return the layout that was saved in a folder; None when there is none."""
+    try:
+        found = json.loads((folder / "cluster.json").read_text())
+    except FileNotFoundError:
+        return None
+    return Layout(folder, found["address"])
+
+
 def prepare(layout: Layout) -> None:
     """Write keys, certificates and kubeconfigs; those that are there are kept."""
     if not (layout.pki / "ca.crt").exists():
@@ -218,6 +234,7 @@ def _as_client(kubeconfig: Path, port: int) -> list[str]:
 class NodeFiles:
     """What a node needs to join: kubeconfigs of kubelet and proxy, and the kubelet's serving certificate.
 
+    All lie in one folder, which can be copied to another machine.
     The API server trusts a kubelet whose certificate `authority` signed.
     """
 
@@ -237,10 +254,11 @@ def prepare_node(layout: Layout, name: str, *addresses: str, url: str = "") -> N
     authority = layout.authority()
     server = authority.server(user, (name, *addresses), "system:nodes")
     certificate, key = server.write(folder, "kubelet")
+    (folder / "ca.crt").write_bytes(authority.pair.certificate)
     return NodeFiles(
         kubeconfig=layout.kubeconfig(folder / "kubelet.conf", user, "system:nodes", url=url),
         proxy_kubeconfig=layout.kubeconfig(folder / "proxy.conf", "system:kube-proxy", url=url),
         certificate=certificate,
         key=key,
-        authority=layout.pki / "ca.crt",
+        authority=folder / "ca.crt",
     )
