@@ -47,16 +47,22 @@ def compose_environment(*, jaeger: bool) -> dict[str, str]:
     return made if jaeger else made | _LIGHT_SWITCH
 
 
-def main() -> int:
-    """Bring the node up."""
-    report = Report()
+def prepare(report: Report) -> list[str]:
+    """Make sure of the engine and of the services' images; return the words that run compose."""
     engine.ensure_engine(report)
     compose = engine.ensure_compose(report)
     base = images.choose_base(report)
     images.fetch_wheels(report)
     images.build(report, base)
-    jaeger = images.ensure_jaeger(report)
     succeeds(["modprobe", "br_netfilter"])
+    return compose
+
+
+def main() -> int:
+    """Bring the node up."""
+    report = Report()
+    compose = prepare(report)
+    jaeger = images.ensure_jaeger(report)
     with doing("Starting the services"):
         run([*compose, "up", "-d", "--no-build"], environment=compose_environment(jaeger=jaeger), timeout=300)
         wait_until_healthy()
