@@ -15,7 +15,7 @@ from services.kubelet.cri.credentials import Credentials
 from services.kubelet.cri.errors import CriError, EngineRefusedError
 from services.kubelet.cri.pulls import PullCounts, Puller
 from services.kubelet.cri.reference import parse
-from services.kubelet.web import GAUGES
+from services.kubelet.web.readonly import GAUGES
 
 pytestmark = pytest.mark.asyncio
 APP, OTHER = parse("r.example/app:1"), parse("r.example/other:1")

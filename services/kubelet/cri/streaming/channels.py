@@ -1,4 +1,4 @@
-"""WebSocket clients: a command's channels, a forwarded port's channels, and SPDY's bytes in messages."""
+"""WebSocket clients: a command's channels, and what those of a forwarded port have in common with them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 
 from aiohttp import WSMsgType, web
 
+from services.common.remotecommand import websocket
+from services.common.remotecommand.terminal import TerminalSize
+from services.common.remotecommand.websocket import Channel, ChannelError, StdinData, StdinEnd
 from services.common.spdy.errors import PeerGoneError
-from services.kubelet.cri.streaming import websocket
 from services.kubelet.cri.streaming.command import pass_size, pass_stdin
 from services.kubelet.cri.streaming.session import ExecSession, ExecStream
 from services.kubelet.cri.streaming.status import Outcome, document, text
-from services.kubelet.cri.streaming.terminal import TerminalSize
-from services.kubelet.cri.streaming.websocket import Channel, ChannelError, StdinData, StdinEnd
 
 _OUTPUTS = {ExecStream.STDOUT: Channel.STDOUT, ExecStream.STDERR: Channel.STDERR}
 
@@ -106,23 +106,3 @@ class ChannelCommand:
             await self._messages.send(Channel.STATUS, document(outcome))
         elif words := text(outcome):
             await self._messages.send(Channel.STATUS, words.encode())
-
-
-class WebSocketWire:
-    """SPDY's bytes in binary messages. Implements `Wire`."""
-
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self._socket = socket
-
-    async def receive(self) -> bytes:
-        """Return the next message with something in it; b"" at the end."""
-        while True:
-            message = await self._socket.receive()
-            if message.type is not WSMsgType.BINARY:
-                return b""
-            if message.data:
-                return bytes(message.data)
-
-    async def send(self, data: bytes) -> None:
-        """Send one message. Raises `ConnectionError`."""
-        await self._socket.send_bytes(data)

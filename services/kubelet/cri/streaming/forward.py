@@ -17,10 +17,10 @@ from typing import Final, Protocol
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
+from services.common.remotecommand import websocket
 from services.common.spdy.errors import PeerGoneError, ResetStatus
 from services.common.spdy.groups import first_of
 from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
-from services.kubelet.cri.streaming import websocket
 from services.kubelet.cri.streaming.channels import Messages
 from services.kubelet.cri.streaming.command import watch
 from services.kubelet.cri.streaming.session import ForwardBackend, ForwardRequest, Pipes

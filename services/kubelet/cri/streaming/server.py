@@ -21,14 +21,16 @@ from aiohttp import WSCloseCode, web
 from services.common.clock import Clock, SystemClock
 from services.common.errors import Code, TripodError
 from services.common.logs import get_logger
+from services.common.remotecommand import negotiation
+from services.common.remotecommand.negotiation import Choice, Refusal, Transport
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.groups import first_of
+from services.common.spdy.messages import WebSocketWire
 from services.common.spdy.multiplex import Multiplexer
-from services.kubelet.cri.streaming import negotiation
-from services.kubelet.cri.streaming.channels import ChannelCommand, Messages, WebSocketWire
+from services.common.spdy.upgrade import take_over
+from services.kubelet.cri.streaming.channels import ChannelCommand, Messages
 from services.kubelet.cri.streaming.command import run_command
 from services.kubelet.cri.streaming.forward import ChannelForward, SpdyForward
-from services.kubelet.cri.streaming.negotiation import Choice, Refusal, Transport
 from services.kubelet.cri.streaming.session import (
     ExecBackend,
     ForwardBackend,
@@ -37,7 +39,6 @@ from services.kubelet.cri.streaming.session import (
 )
 from services.kubelet.cri.streaming.spdycommand import SpdyCommand, collect, expected_streams
 from services.kubelet.cri.streaming.tokens import TokenStore
-from services.kubelet.cri.streaming.upgrade import take_over
 
 log = get_logger(__name__)
 

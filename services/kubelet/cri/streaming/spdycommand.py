@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 from typing import Final
 
+from services.common.remotecommand.terminal import SizeError, SizeReader
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
 from services.kubelet.cri.streaming.command import pass_size, pass_stdin
 from services.kubelet.cri.streaming.session import ExecSession, ExecStream, StreamRequest
 from services.kubelet.cri.streaming.status import Outcome, document, text
-from services.kubelet.cri.streaming.terminal import SizeError, SizeReader
 
 STREAMS_SECONDS: Final = 30.0
 TYPE_HEADER: Final = "streamtype"

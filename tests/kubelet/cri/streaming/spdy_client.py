@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from services.common.remotecommand.negotiation import TUNNEL
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.multiplex import Multiplexer, SpdyStream
 from services.common.spdy.wire import SocketWire
-from services.kubelet.cri.streaming.negotiation import TUNNEL
 
 V4 = "v4.channel.k8s.io"
 FORWARD = "portforward.k8s.io"
@@ -38,7 +38,8 @@ async def upgraded(
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     await asyncio.get_running_loop().sock_connect(plain, (place.hostname, place.port))
     reader, writer = await asyncio.open_connection(sock=plain)
-    lines = [f"POST {place.path} HTTP/1.1", f"Host: {place.netloc}", "Content-Length: 0"]
+    target = f"{place.path}?{place.query}" if place.query else place.path
+    lines = [f"POST {target} HTTP/1.1", f"Host: {place.netloc}", "Content-Length: 0"]
     lines += ["Connection: Upgrade", "Upgrade: SPDY/3.1"]
     lines += [f"X-Stream-Protocol-Version: {version}" for version in versions]
     writer.write("\r\n".join([*lines, "", ""]).encode())

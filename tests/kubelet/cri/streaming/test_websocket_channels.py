@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kubelet.cri.streaming import websocket
-from services.kubelet.cri.streaming.status import Outcome, document, text
-from services.kubelet.cri.streaming.terminal import SizeReader, TerminalSize
-from services.kubelet.cri.streaming.websocket import (
+from services.common.remotecommand import websocket
+from services.common.remotecommand.terminal import SizeReader, TerminalSize
+from services.common.remotecommand.websocket import (
     Channel,
     ChannelError,
     Input,
@@ -19,6 +18,7 @@ from services.kubelet.cri.streaming.websocket import (
     StdinEnd,
     decode_input,
 )
+from services.kubelet.cri.streaming.status import Outcome, document, text
 
 V5, V4 = websocket.V5, websocket.V4
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from services.kubelet.cri.streaming.terminal import SizeError, TerminalSize, parse_size
+from services.common.remotecommand.terminal import SizeError, TerminalSize, parse_size
 
 V5: Final = "v5.channel.k8s.io"
 V4: Final = "v4.channel.k8s.io"

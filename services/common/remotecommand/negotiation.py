@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from services.kubelet.cri.streaming import websocket
+from services.common.remotecommand import websocket
 
 SPDY: Final = "SPDY/3.1"
 VERSION_HEADER: Final = "X-Stream-Protocol-Version"
