@@ -16,7 +16,7 @@ from tripod.kubelet.v1 import node_service_pb2_grpc as node_grpc
 from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
 from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
 
-from services.common import process, telemetry, traceserver
+from services.common import gauges, process, telemetry, traceserver
 from services.common.clock import Clock, SystemClock
 from services.common.errors import FieldViolation, TripodError
 from services.common.grpcclient import open_channel
@@ -35,16 +35,18 @@ from services.kubelet.adapters.files import DiskFiles, resolver
 from services.kubelet.adapters.hook_runner import NetworkHookRunner
 from services.kubelet.adapters.last_words import DiskLastWords
 from services.kubelet.adapters.log_files import DiskLogFiles
+from services.kubelet.adapters.probe_measures import MeasuredProbeRunner
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.cluster import Cluster
 from services.kubelet.config import AUTO, POD_CIDR, KubeletConfig
-from services.kubelet.core import admission, render, sysctls, volumes
+from services.kubelet.core import admission, render, resource_metrics, sysctls, volumes
 from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.audit import Audit, Holdings, audit
 from services.kubelet.core.fields import DNS_SUBDOMAIN
 from services.kubelet.core.log_files import LogLimits
 from services.kubelet.core.manifest_network import is_address
+from services.kubelet.core.measures import page as measures_page
 from services.kubelet.core.model import Pod
 from services.kubelet.core.node import Disk, NodeStatus, capacity, countable, standard_labels
 from services.kubelet.core.status import PodStatus, StatePhase, to_kubernetes
@@ -62,6 +64,7 @@ from services.kubelet.loops.log_rotation import LogRotator
 from services.kubelet.loops.manifests import ManifestDirectory
 from services.kubelet.loops.node_status import NodeWatcher
 from services.kubelet.loops.pleg import RuntimeWatcher
+from services.kubelet.loops.pod_starts import PodStarts
 from services.kubelet.loops.prober import Prober
 from services.kubelet.loops.stopping import Stopper
 from services.kubelet.loops.sync import PodWorkers
@@ -74,6 +77,10 @@ from services.kubelet.server.nodes import NodeServicer
 from services.kubelet.server.objects import ObjectServicer
 from services.kubelet.server.pods import PodServicer
 from services.kubelet.web import Views, application
+from services.kubelet.web.configz import configz
+from services.kubelet.web.pages import Pages
+from services.kubelet.web.readonly import GAUGES
+from services.kubelet.web.traffic import Traffic
 
 log = get_logger(__name__)
 
@@ -214,9 +221,12 @@ class Kubelet:
         )
         self._probe_runner = NetworkProbeRunner(self._runtime)
         self._stack.push_async_callback(self._probe_runner.close)
-        self._prober = Prober(self._probe_runner, self._events, clock, self._workers.probe_moved)
+        self._measured_probes = MeasuredProbeRunner(self._probe_runner, clock)
+        self._prober = Prober(self._measured_probes, self._events, clock, self._workers.probe_moved)
         self._workers.bind(self._prober)
         self._watcher = RuntimeWatcher(self._runtime, clock, self._workers.wake)
+        self._pod_starts = PodStarts(self._statuses, clock)
+        self._traffic = Traffic(clock)
         self._housekeeper = Housekeeper(
             self._source, self._runtime, self._files, clock, certain=self._certain
         )
@@ -325,6 +335,7 @@ class Kubelet:
             web = self._web()
             await web.start()
             self._stack.push_async_callback(web.stop)
+            await self._start_secure(token)
             await until(stop, self._work(server))
 
     async def _work(self, server: GrpcServer) -> None:
@@ -363,6 +374,7 @@ class Kubelet:
                 "log-rotation": self._rotator.run,
                 "housekeeping": self._housekeeper.run,
                 "manifests": self._manifests.run,
+                "pod-starts": self._pod_starts.run,
             }
             if self._cluster is None:
                 loops["node-status"] = self._node.run
@@ -546,19 +558,82 @@ class Kubelet:
         return summarize(self._name, statuses, stats)
 
     def _web(self) -> HttpServer:
-        async def summary() -> dict[str, object]:
-            return to_json(await self._summary())
-
         views = Views(
             healthy=self._node.fault,
-            pods=lambda: [render.pod(p, self._status_json(p.uid) or {}) for p in self._source.pods()],
+            pods=self._pod_jsons,
             spec=self._spec,
-            summary=summary,
+            summary=partial(self._summary_json, False),
             cadvisor_metrics=self._cadvisor.metrics,
-            gauges=self._gauges,
+            metrics=self._metrics,
         )
         host, _, port = self._config.http_listen.rpartition(":")
         return HttpServer(application(views), host, int(port))
+
+    def _pod_jsons(self) -> list[dict[str, object]]:
+        return [render.pod(p, self._status_json(p.uid) or {}) for p in self._source.pods()]
+
+    async def _summary_json(self, only_cpu_and_memory: bool) -> dict[str, object]:
+        usage = machine.node_usage(self._config.state_directory, self._image_directory, self._clock.now())
+        return to_json(await self._summary(), usage, only_cpu_and_memory=only_cpu_and_memory)
+
+    async def _start_secure(self, token: str) -> None:
+        """Open the port with TLS, where it is wanted."""
+        # Imported here: certificates cost memory that a node without the port need not have.
+        from services.kubelet.web import port
+
+        listen = port.address(self._config, in_cluster=False)
+        if not listen:
+            return
+        pages = Pages(
+            checks={"ping": lambda: None, "log": lambda: None, "syncloop": self._watcher.fault},
+            pods=self._pod_jsons,
+            running_pods=self._running_pods,
+            summary=self._summary_json,
+            configuration=lambda: configz(self._config, listen),
+            metrics={
+                "/metrics": self._metrics_page,
+                "/metrics/cadvisor": self._cadvisor.metrics,
+                "/metrics/resource": self._resource_metrics,
+                "/metrics/probes": self._probe_metrics,
+            },
+        )
+        node = port.Node(
+            name=self._name,
+            names=lambda: [self._name, self._machine.hostname, self._machine.address],
+            source=self._source,
+            runtime=self._runtime,
+            statuses=self._statuses,
+            log_root=volumes.log_root(self._config.state_directory),
+            token=token,
+        )
+        server = port.secure_port(self._config, node, pages, self._traffic, self._clock, listen=listen)
+        await server.start()
+        self._stack.push_async_callback(server.stop)
+
+    async def _running_pods(self) -> list[dict[str, object]]:
+        with telemetry.unrecorded():
+            found = await self._runtime.list_pods()
+        return [render.observed(pod) for pod in found.values()]
+
+    def _metrics(self) -> bytes:
+        measures = (
+            *self._runtime.measures.all(),
+            *self._watcher.measures.all(),
+            self._pod_starts.measure,
+            *self._traffic.measures(),
+        )
+        return gauges.page(GAUGES, self._gauges()) + measures_page(measures)
+
+    async def _metrics_page(self) -> bytes:
+        return self._metrics()
+
+    async def _probe_metrics(self) -> bytes:
+        return measures_page(
+            self._measured_probes.measures({(p.namespace, p.name) for p in self._source.pods()})
+        )
+
+    async def _resource_metrics(self) -> bytes:
+        return resource_metrics.page(await self._summary())
 
     def _spec(self) -> dict[str, object]:
         facts = self._machine
@@ -575,7 +650,8 @@ class Kubelet:
         running = [c for s in statuses for c in s.every if c.state.phase is StatePhase.RUNNING]
         return {
             "kubelet_running_pods": sum(1 for s in statuses if s.pod_ips),
-            "kubelet_running_containers": len(running),
+            'kubelet_running_containers{container_state="running"}': len(running),
+            f'kubelet_node_name{{node="{self._name}"}}': 1,
             "kubelet_desired_pods": len(self._source.pods()),
             "kubelet_sync_passes_total": self._workers.sync_count,
             "kubelet_node_ready": float(self._node.ready()),

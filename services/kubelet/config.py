@@ -24,6 +24,19 @@ class KubeletConfig:
     )
     listen: str = setting("127.0.0.1:50051", help="Loopback address for gRPC; empty listens on none.")
     http_listen: str = setting("127.0.0.1:10255", help="Loopback address for HTTP.")
+    kubelet_listen: str = setting(
+        "", help="Address for HTTPS; empty is off alone and 0.0.0.0:10250 in a cluster."
+    )
+    tls_cert_file: Path = setting(
+        Path(), help="Certificate for HTTPS; empty makes a self-signed one in the state directory."
+    )
+    tls_private_key_file: Path = setting(Path(), help="Key of that certificate.")
+    client_ca_file: Path = setting(
+        Path(), help="Authorities of clients' certificates for HTTPS; empty asks for none."
+    )
+    authorization_mode: str = setting(
+        "", help="Webhook or AlwaysAllow for HTTPS; empty is Webhook in a cluster, AlwaysAllow alone."
+    )
     docker_host: str = setting("unix:///var/run/docker.sock", help="Where the Docker Engine listens.")
     cri_endpoint: str = setting(
         "", help="A CRI server to use; empty runs our own on Docker, at cri.sock in the run directory."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.common.kuberequest import Json
+from services.kubelet.core.access import Access, User
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.dns import PodDns
 from services.kubelet.core.model import (
@@ -27,6 +28,7 @@ from services.kubelet.core.model import (
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox
 from services.kubelet.core.resources import KernelResources
 from services.kubelet.core.security import Rights
+from services.kubelet.core.stream_options import Streams
 from services.kubelet.core.volumes import Mount
 
 
@@ -112,6 +114,18 @@ class ClusterMemory(Protocol):
 
     async def keep_object(self, key: ObjectKey, body: Json | None) -> None:
         """Keep a ConfigMap or Secret, or forget it."""
+        ...
+
+
+class Reviewer(Protocol):
+    """Who knows users and what they may: a kube-apiserver. Both raise `TripodError` when it cannot tell."""
+
+    async def review_token(self, token: str) -> User | None:
+        """Return whose token this is; None when it is nobody's."""
+        ...
+
+    async def review_access(self, user: User, access: Access) -> bool:
+        """Tell whether a user may."""
         ...
 
 
@@ -239,10 +253,23 @@ class Runtime(Protocol):
         """Run a command to its end; returns its exit code and output. Raises `EXEC_TIMEOUT`."""
         ...
 
-    async def exec_url(
-        self, container: ContainerId, command: Sequence[str], *, tty: bool, stdin: bool
-    ) -> str:
+    async def exec_url(self, container: ContainerId, command: Sequence[str], streams: Streams) -> str:
         """Return a URL at which a command can be run with streams, once."""
+        ...
+
+    async def attach_url(self, container: ContainerId, streams: Streams) -> str:
+        """Return a URL at which a container's own streams can be had, once."""
+        ...
+
+    async def port_forward_url(self, sandbox: SandboxId, ports: Sequence[int]) -> str:
+        """Return a URL at which ports of a sandbox can be reached, once.
+
+        Only clients of WebSocket channels need `ports` named.
+        """
+        ...
+
+    async def checkpoint(self, container: ContainerId, path: Path, timeout_seconds: int) -> None:
+        """Write a container's state to a file. 0 takes the runtime's own time-out."""
         ...
 
     def changes(self) -> AsyncIterator[PodUid]:

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from services.common.errors import Code, TripodError
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
 from services.kubelet.core.spec_hash import spec_hash
+from services.kubelet.core.stream_options import Streams
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -257,11 +259,21 @@ class FakeRuntime:
             raise refused("CONTAINER_NOT_RUNNING", "the container does not run")
         return (0, b"") if list(command) == ["true"] else (1, b"no")
 
-    async def exec_url(
-        self, container: ContainerId, command: Sequence[str], *, tty: bool, stdin: bool
-    ) -> str:
+    async def exec_url(self, container: ContainerId, command: Sequence[str], streams: Streams) -> str:
         """Refuse: nothing streams here."""
         raise refused("STREAMING_NOT_SERVED", "nothing streams here", Code.UNIMPLEMENTED)
+
+    async def attach_url(self, container: ContainerId, streams: Streams) -> str:
+        """Refuse: nothing streams here."""
+        raise refused("STREAMING_NOT_SERVED", "nothing streams here", Code.UNIMPLEMENTED)
+
+    async def port_forward_url(self, sandbox: SandboxId, ports: Sequence[int]) -> str:
+        """Refuse: nothing streams here."""
+        raise refused("STREAMING_NOT_SERVED", "nothing streams here", Code.UNIMPLEMENTED)
+
+    async def checkpoint(self, container: ContainerId, path: Path, timeout_seconds: int) -> None:
+        """Refuse: values have no state to keep."""
+        raise refused("CHECKPOINT_NOT_SERVED", "nothing is kept here", Code.UNIMPLEMENTED)
 
     async def changes(self) -> AsyncIterator[PodUid]:
         """Yield each pod that changed."""

@@ -12,7 +12,7 @@ from tripod.cadvisor.v1 import stats_service_pb2_grpc as pb_grpc
 
 from services.common.errors import Code
 from services.common.grpcclient import call
-from services.kubelet.core.summary import ContainerUsage, NetworkUsage, Stats, Usage
+from services.kubelet.core.summary import ContainerUsage, InterfaceUsage, NetworkUsage, Stats, Usage
 from services.kubelet.errors import KubeletError
 
 _DEADLINE_SECONDS = 2.0
@@ -55,14 +55,27 @@ def _time(snapshot: pb.Snapshot) -> datetime:
 
 
 def _usage(item: pb.ContainerStats, snapshot: pb.Snapshot) -> Usage:
+    memory = item.memory
     return Usage(
         time=_time(snapshot),
         cpu_nanocores=item.cpu.usage_nanocores if item.cpu.HasField("usage_nanocores") else None,
         cpu_usage_nanoseconds=item.cpu.usage_core_nanoseconds,
-        memory_working_set_bytes=item.memory.working_set_bytes,
-        memory_usage_bytes=item.memory.usage_bytes,
-        memory_rss_bytes=item.memory.rss_bytes,
+        memory_working_set_bytes=memory.working_set_bytes,
+        memory_usage_bytes=memory.usage_bytes,
+        memory_rss_bytes=memory.rss_bytes,
+        memory_available_bytes=memory.available_bytes if memory.HasField("available_bytes") else None,
+        page_faults=memory.page_faults,
+        major_page_faults=memory.major_page_faults,
+        swap_bytes=memory.swap_bytes,
+        process_count=item.processes.process_count,
+        start_time=_begin(item),
     )
+
+
+def _begin(item: pb.ContainerStats) -> datetime | None:
+    if not item.attributes.HasField("create_time"):
+        return None
+    return item.attributes.create_time.ToDatetime(tzinfo=UTC)
 
 
 def _network(item: pb.ContainerStats, snapshot: pb.Snapshot) -> NetworkUsage | None:
@@ -72,6 +85,10 @@ def _network(item: pb.ContainerStats, snapshot: pb.Snapshot) -> NetworkUsage | N
         time=_time(snapshot),
         received_bytes=sum(interface.received_bytes for interface in item.network_interfaces),
         sent_bytes=sum(interface.sent_bytes for interface in item.network_interfaces),
+        interfaces=tuple(
+            InterfaceUsage(i.name, i.received_bytes, i.receive_errors, i.sent_bytes, i.send_errors)
+            for i in item.network_interfaces
+        ),
     )
 
 

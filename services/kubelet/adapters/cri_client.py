@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,10 +17,12 @@ from tripod.cri.v1 import api_pb2_grpc as pb_grpc
 from services.common.errors import Code, RemoteError, TripodError
 from services.common.grpcclient import call, stream
 from services.kubelet.adapters import cri_security
+from services.kubelet.adapters.runtime_measures import RuntimeMeasures
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
 from services.kubelet.core.spec_hash import spec_hash
+from services.kubelet.core.stream_options import Streams
 from services.kubelet.errors import RuntimeListIncompleteError
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
@@ -52,6 +55,7 @@ class CriRuntime:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._runtime = pb_grpc.RuntimeServiceStub(channel)
         self._images = pb_grpc.ImageServiceStub(channel)
+        self.measures = RuntimeMeasures()
         # Ids of sandboxes and of containers at the last look, of pods that had any.
         self._known: dict[PodUid, tuple[frozenset[str], frozenset[str]]] = {}
 
@@ -105,7 +109,8 @@ class CriRuntime:
         return True
 
     async def _call(self, method: Any, request: Any, *, seconds: float = _DEADLINE_SECONDS) -> Any:
-        return await call(method, request, deadline_seconds=seconds)
+        with self.measures.operation(type(request).__name__):
+            return await call(method, request, deadline_seconds=seconds)
 
     async def sandbox(self, sandbox: SandboxId) -> ObservedSandbox:
         """Return one sandbox."""
@@ -254,14 +259,41 @@ class CriRuntime:
         answer = await self._call(self._runtime.ExecSync, request, seconds=timeout_seconds + 5.0)
         return answer.exit_code, answer.stdout + answer.stderr
 
-    async def exec_url(
-        self, container: ContainerId, command: Sequence[str], *, tty: bool, stdin: bool
-    ) -> str:
+    async def exec_url(self, container: ContainerId, command: Sequence[str], streams: Streams) -> str:
         """Return a URL at which a command can be run, once."""
         request = pb.ExecRequest(
-            container_id=container, cmd=command, tty=tty, stdin=stdin, stdout=True, stderr=not tty
+            container_id=container,
+            cmd=command,
+            tty=streams.tty,
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr and not streams.tty,
         )
         return str((await self._call(self._runtime.Exec, request)).url)
+
+    async def attach_url(self, container: ContainerId, streams: Streams) -> str:
+        """Return a URL at which a container's own streams can be had, once."""
+        request = pb.AttachRequest(
+            container_id=container,
+            tty=streams.tty,
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr and not streams.tty,
+        )
+        return str((await self._call(self._runtime.Attach, request)).url)
+
+    async def port_forward_url(self, sandbox: SandboxId, ports: Sequence[int]) -> str:
+        """Return a URL at which ports of a sandbox can be reached, once."""
+        request = pb.PortForwardRequest(pod_sandbox_id=sandbox, port=ports)
+        return str((await self._call(self._runtime.PortForward, request)).url)
+
+    async def checkpoint(self, container: ContainerId, path: Path, timeout_seconds: int) -> None:
+        """Write a container's state to a file."""
+        request = pb.CheckpointContainerRequest(
+            container_id=container, location=str(path), timeout=timeout_seconds
+        )
+        seconds = float(timeout_seconds or _CREATE_SECONDS)
+        await self._call(self._runtime.CheckpointContainer, request, seconds=seconds)
 
     async def changes(self) -> AsyncIterator[PodUid]:
         """Yield each pod of which something changed."""

@@ -12,37 +12,52 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import urlsplit
 
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
 from services.common.spdy.wire import SocketWire
 from services.kubelet.adapters.exec_stream import (
-    CONNECT_SECONDS,
     ExecChannel,
     broken,
     parse_status,
     refused,
 )
+from services.kubelet.adapters.upgraded import upgrade
+from services.kubelet.core.stream_options import Streams
+from services.kubelet.errors import KubeletError
 
 PROTOCOL: Final = "v4.channel.k8s.io"
-# More than any header of an answer needs.
-_HEAD_BYTES: Final = 16 * 1024
 _OUTPUTS: Final = {"stdout": ExecChannel.STDOUT, "stderr": ExecChannel.STDERR}
+
+
+def _kinds(streams: Streams) -> list[str]:
+    """Return the kinds of streams to open, in the order of Kubernetes' own client."""
+    wanted = {
+        "error": True,
+        "stdin": streams.stdin,
+        "stdout": streams.stdout,
+        "stderr": streams.stderr and not streams.tty,
+        "resize": streams.tty,
+    }
+    return [kind for kind, needed in wanted.items() if needed]
 
 
 class SpdyExec:
     """A command's streams. Implements `ExecClient`."""
 
-    def __init__(self, wire: SocketWire, link: Multiplexer, *, tty: bool, stdin: bool) -> None:
+    def __init__(self, wire: SocketWire, link: Multiplexer, streams: Streams) -> None:
         self._wire = wire
         self._closing = asyncio.Event()
         # Two outputs at most wait here, so output that is not iterated stops the command.
         self._output: asyncio.Queue[tuple[ExecChannel, bytes]] = asyncio.Queue(1)
-        kinds = ["error", *(["stdin"] if stdin else []), "stdout", *(["resize"] if tty else ["stderr"])]
-        self._streams = {kind: link.open({"streamtype": kind}) for kind in kinds}
+        self._streams = {kind: link.open({"streamtype": kind}) for kind in _kinds(streams)}
         self._tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(link.serve(self._closing.wait()))]  # noqa: TID251  # ended in `close`
         self._exit_code: int | None = None
+
+    @classmethod
+    def over(cls, wire: SocketWire, streams: Streams) -> SpdyExec:
+        """Speak over a connection that a server has upgraded to version 4; `close` ends it."""
+        return cls(wire, Multiplexer(wire, client=True), streams)
 
     @property
     def exit_code(self) -> int:
@@ -53,6 +68,12 @@ class SpdyExec:
 
     async def __aiter__(self) -> AsyncIterator[tuple[ExecChannel, bytes]]:
         """Yield (STDOUT or STDERR, bytes) until the command has ended; then `exit_code` is known."""
+        async for output in self.outputs():
+            yield output
+        self._exit_code = parse_status(await self.status())
+
+    async def outputs(self) -> AsyncIterator[tuple[ExecChannel, bytes]]:
+        """Yield (STDOUT or STDERR, bytes) until both have ended."""
         outputs = [
             (channel, self._streams[kind]) for kind, channel in _OUTPUTS.items() if kind in self._streams
         ]
@@ -64,7 +85,6 @@ class SpdyExec:
                 yield channel, data
             else:
                 left -= 1
-        self._exit_code = parse_status(await self._status())
 
     async def _pump(self, channel: ExecChannel, stream: SpdyStream) -> None:
         """Hand one output on; b"" tells its end, which a broken connection is, too: the status decides."""
@@ -73,7 +93,8 @@ class SpdyExec:
                 await self._output.put((channel, data))
         await self._output.put((channel, b""))
 
-    async def _status(self) -> bytes:
+    async def status(self) -> bytes:
+        """Wait for the status document. Raises `ExecStreamError` EXEC_STREAM_BROKEN."""
         told = bytearray()
         try:
             while data := await self._streams["error"].read():
@@ -120,46 +141,19 @@ class SpdyExec:
         await self.close()
 
 
-async def open_exec_spdy(url: str, *, tty: bool, stdin: bool) -> SpdyExec:
+async def open_exec_spdy(url: str, streams: Streams) -> SpdyExec:
     """Connect to an `http` URL of a CRI server. The caller closes the client.
 
     Raises `ExecStreamError` EXEC_STREAM_REFUSED when the server does not answer in 10 s or refuses.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise refused(f"SPDY over {parts.scheme or 'no scheme'} is not spoken here")
-    writer: asyncio.StreamWriter | None = None
+    headers = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1"), ("X-Stream-Protocol-Version", PROTOCOL)]
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(
-                parts.hostname, parts.port or 80, limit=_HEAD_BYTES
-            )
-            target = parts.path + (f"?{parts.query}" if parts.query else "")
-            lines = [f"POST {target} HTTP/1.1", f"Host: {parts.netloc}", "Connection: Upgrade"]
-            lines += ["Upgrade: SPDY/3.1", f"X-Stream-Protocol-Version: {PROTOCOL}", "Content-Length: 0"]
-            writer.write("\r\n".join([*lines, "", ""]).encode())
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        _check(head)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        if writer is not None:
-            writer.transport.abort()
-        raise refused(error) from error
-    except BaseException:
-        if writer is not None:
-            writer.transport.abort()
-        raise
-    wire = SocketWire(reader, writer)
-    return SpdyExec(wire, Multiplexer(wire, client=True), tty=tty, stdin=stdin)
-
-
-def _check(head: str) -> None:
-    """Check an answer's head. Raises `ExecStreamError` EXEC_STREAM_REFUSED."""
-    first, *lines = head.split("\r\n")
-    status = first.split(" ")[1:2]
-    if status != ["101"]:
-        raise refused(f"HTTP {''.join(status)[:3]}")
-    headers = {
-        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-    }
-    if headers.get("x-stream-protocol-version") != PROTOCOL:
+        answer = await upgrade(url, "POST", headers)
+    except KubeletError as error:
+        raise refused(error.metadata["cause"]) from error
+    if answer.wire is None:
+        raise refused(f"HTTP {answer.status}")
+    if answer.headers.get("x-stream-protocol-version") != PROTOCOL:
+        answer.wire.abort()
         raise refused("it chose another protocol")
+    return SpdyExec.over(answer.wire, streams)

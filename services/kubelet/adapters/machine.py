@@ -7,7 +7,10 @@ import platform
 import shutil
 import socket
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+
+from services.kubelet.core.summary import FilesystemUsage, NodeUsage
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
@@ -57,11 +60,43 @@ def free_disk_share(directory: Path) -> float:
 
 def process_share() -> float:
     """Return the share of process ids in use, 0 to 1."""
+    used, limit = process_ids()
+    return used / limit if limit else 0.0
+
+
+def process_ids() -> tuple[int, int]:
+    """Return how many process ids are in use, and how many there are; zeros when that cannot be read."""
     try:
         limit = int(_line("/proc/sys/kernel/pid_max"))
-        return int(_line("/proc/loadavg").split()[3].split("/")[1]) / limit
-    except (ValueError, IndexError, ZeroDivisionError):
-        return 0.0
+        return int(_line("/proc/loadavg").split()[3].split("/")[1]), limit
+    except (ValueError, IndexError):
+        return 0, 0
+
+
+def filesystem(directory: Path, now: datetime) -> FilesystemUsage:
+    """Measure the filesystem where a directory lies."""
+    found = os.statvfs(_existing(directory))
+    return FilesystemUsage(
+        time=now,
+        available_bytes=found.f_bavail * found.f_frsize,
+        capacity_bytes=found.f_blocks * found.f_frsize,
+        used_bytes=(found.f_blocks - found.f_bfree) * found.f_frsize,
+        inodes_free=found.f_ffree,
+        inodes=found.f_files,
+    )
+
+
+def node_usage(state: Path, images: Path | None, now: datetime) -> NodeUsage:
+    """Measure what the node itself uses; `images` may not be seen from here."""
+    used, limit = process_ids()
+    seen = images is not None and images.exists()
+    return NodeUsage(
+        time=now,
+        state=filesystem(state, now),
+        images=filesystem(images, now) if images is not None and seen else None,
+        process_limit=limit,
+        process_count=used,
+    )
 
 
 def _existing(path: Path) -> Path:

@@ -26,6 +26,7 @@ from services.kubelet.core.model import (
     TcpSocket,
     Volume,
 )
+from services.kubelet.core.observed import ObservedPod, RuntimeState
 
 Json = dict[str, Any]
 Named = Pod | Service | ConfigMap | Secret | ServiceAccount | Namespace
@@ -44,6 +45,14 @@ def pod(value: Pod, status: Mapping[str, Any] | None = None) -> Json:
         meta["deletionGracePeriodSeconds"] = value.deletion_grace_seconds
     made: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(value.spec)}
     return {**made, "status": dict(status)} if status is not None else made
+
+
+def observed(value: ObservedPod) -> Json:
+    """Write a pod as the runtime has it: which containers run, and no more than that."""
+    meta = {"name": value.name, "namespace": value.namespace, "uid": value.uid}
+    running = [c for c in value.containers if c.state is RuntimeState.RUNNING]
+    containers = [{"name": c.name, "image": c.image, "resources": {}} for c in running]
+    return {"metadata": meta, "spec": {"containers": containers}, "status": {}}
 
 
 def portable(value: Pod) -> str:

@@ -13,6 +13,7 @@ from services.common import telemetry
 from services.common.clock import Clock
 from services.common.errors import Code, TripodError
 from services.common.logs import get_logger
+from services.kubelet.core.measures import Gauge, Histogram, Measure
 from services.kubelet.core.model import PodUid
 from services.kubelet.core.observed import ObservedPod
 from services.kubelet.ports import Runtime
@@ -22,6 +23,27 @@ RELIST_SECONDS = 10.0
 EVENTLESS_RELIST_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _EVENTLESS_RETRY_SECONDS = 60.0
+
+
+class RelistMeasures:
+    """How long listings took, and how far they were apart."""
+
+    def __init__(self) -> None:
+        self._seconds = Histogram("kubelet_pleg_relist_duration_seconds", "How long listings took.")
+        self._apart = Histogram("kubelet_pleg_relist_interval_seconds", "Time between listings.")
+        self._last = Gauge("kubelet_pleg_last_seen_seconds", "When the runtime was last listed.")
+
+    def all(self) -> tuple[Measure, ...]:
+        """Return what was measured."""
+        return self._seconds, self._apart, self._last
+
+    def listed(self, begin: float, before: float | None, clock: Clock) -> None:
+        """Note a listing that has just ended; `before` is when the one before ended."""
+        end = clock.monotonic()
+        self._seconds.observe(end - begin)
+        self._last.set(clock.now().timestamp())
+        if before is not None:
+            self._apart.observe(end - before)
 
 
 class RuntimeWatcher:
@@ -34,6 +56,7 @@ class RuntimeWatcher:
         self._before: Mapping[PodUid, ObservedPod] = {}
         self._has_events = True
         self.relist_time: float | None = None
+        self.measures = RelistMeasures()
 
     async def follow(self) -> None:
         """Wake on the runtime's events, for ever; the stream is opened again when it breaks."""
@@ -56,9 +79,11 @@ class RuntimeWatcher:
     async def relist(self) -> None:
         """Wake on differences between listings, for ever."""
         while True:
+            begin = self._clock.monotonic()
             try:
                 with telemetry.unrecorded():
                     self.compare(await self._runtime.list_pods())
+                self.measures.listed(begin, self.relist_time, self._clock)
                 self.relist_time = self._clock.monotonic()
             except TripodError as error:
                 log.warning("Could not list the runtime's pods", reason=error.reason, error=error.message)

@@ -21,6 +21,7 @@ from services.kubelet.core.explain import Explanation
 from services.kubelet.core.model import ContainerId, Pod, PodUid
 from services.kubelet.core.observed import ObservedContainer, RuntimeState
 from services.kubelet.core.status import PodStatus
+from services.kubelet.core.stream_options import Streams
 from services.kubelet.errors import (
     ContainerNotStartedError,
     ContainerUnknownError,
@@ -217,17 +218,17 @@ class PodServicer(pb_grpc.PodServiceServicer):
     async def _command(self, container: ContainerId, start: pb.ExecStart) -> ExecClient:
         """Connect to a command: by WebSocket, or by SPDY where the runtime's WebSockets end no input."""
 
+        streams = Streams(tty=start.tty, stdin=start.stdin, stderr=not start.tty)
+
         async def url() -> str:
-            return await self._runtime.exec_url(
-                container, list(start.command), tty=start.tty, stdin=start.stdin
-            )
+            return await self._runtime.exec_url(container, list(start.command), streams)
 
         if not (start.stdin and self._spdy):
             try:
                 return await open_exec_stream(await url(), half_close=start.stdin)
             except NoHalfCloseError:
                 self._spdy = True
-        return await open_exec_spdy(await url(), tty=start.tty, stdin=start.stdin)
+        return await open_exec_spdy(await url(), streams)
 
 
 def _output(channel: ExecChannel, data: bytes) -> pb.ExecResponse:

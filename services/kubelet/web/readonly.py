@@ -12,7 +12,6 @@ from typing import Any
 
 from aiohttp import web
 
-from services.common import gauges as gauge_text
 from services.common import process
 from services.common.errors import TripodError
 from services.common.httpserver import new_application
@@ -29,12 +28,13 @@ class Views:
     spec: Callable[[], Json]
     summary: Callable[[], Awaitable[Json]]
     cadvisor_metrics: Callable[[], Awaitable[bytes]]
-    gauges: Callable[[], Mapping[str, float]]
+    metrics: Callable[[], bytes]
 
 
 GAUGES = {
     "kubelet_running_pods": "Pods that have a running sandbox.",
-    "kubelet_running_containers": "Containers that run.",
+    "kubelet_running_containers": "Containers by state.",
+    "kubelet_node_name": "The node's name.",
     "kubelet_desired_pods": "Pods that the node should run.",
     "kubelet_sync_passes_total": "Passes of pod workers since the start.",
     "kubelet_node_ready": "Whether the node is ready.",
@@ -62,9 +62,7 @@ def application(views: Views) -> web.Application:
         return web.json_response(dict(await views.summary()))
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=gauge_text.page(GAUGES, views.gauges()), content_type="text/plain", charset="utf-8"
-        )
+        return web.Response(body=views.metrics(), content_type="text/plain", charset="utf-8")
 
     async def cadvisor(_: web.Request) -> web.Response:
         try:

@@ -1,0 +1,112 @@
+"""Connections to a CRI server's streaming URLs, upgraded from HTTP and then bytes both ways.
+
+A URL has a token: it is in no error. What the client sent is not passed on but for what the upgrade needs.
+
+Source: kubernetes apimachinery pkg/util/proxy/upgradeaware.go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from services.common.errors import Code
+from services.common.spdy.wire import READ_BYTES, SocketWire
+from services.kubelet.errors import KubeletError
+
+CONNECT_SECONDS: Final = 10.0
+_HEAD_BYTES: Final = 16 * 1024
+_BODY_BYTES: Final = 4 * 1024
+_BODY_SECONDS: Final = 2.0
+SWITCHING: Final = 101
+# How servers refuse an upgrade that they do not speak; whatever else they say, they would say again.
+NOT_SPOKEN: Final = frozenset({400, 403, 405, 426, 501})
+
+Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A server's answer. `wire` is there with status 101, and is the taker's to abort."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str = ""
+    wire: SocketWire | None = None
+
+
+async def upgrade(url: str, method: str, headers: Headers) -> Answer:
+    """Ask for an upgrade. `headers` are what it needs; a name may come twice.
+
+    Raises `KubeletError` RUNTIME_STREAMING_UNREACHABLE when there is no answer in 10 s.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise unreachable(f"{parts.scheme or 'no scheme'} is not spoken to the runtime")
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            host, port = parts.hostname, parts.port or 80
+            reader, writer = await asyncio.open_connection(host, port, limit=READ_BYTES)
+            target = parts.path + (f"?{parts.query}" if parts.query else "")
+            lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}"]
+            lines += [f"{name}: {value}" for name, value in headers]
+            lines += ["Content-Length: 0"] if method == "POST" else []
+            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        if len(head) > _HEAD_BYTES:
+            raise unreachable("its answer is too long")
+        answer = _parse(head)
+        if answer.status == SWITCHING:
+            return Answer(SWITCHING, answer.headers, wire=SocketWire(reader, writer))
+        text = await _body(reader, answer.headers)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        _abort(writer)
+        raise unreachable(type(error).__name__) from error
+    except BaseException:
+        _abort(writer)
+        raise
+    _abort(writer)
+    return Answer(answer.status, answer.headers, text)
+
+
+def _abort(writer: asyncio.StreamWriter | None) -> None:
+    if writer is not None:
+        writer.transport.abort()
+
+
+def _parse(head: str) -> Answer:
+    first, *lines = head.split("\r\n")
+    words = first.split(" ", 2)
+    if len(words) < 2 or not (words[1].isascii() and words[1].isdigit() and len(words[1]) == 3):
+        raise unreachable("its answer is no HTTP")
+    headers: dict[str, str] = {}
+    for line in filter(None, lines):
+        name, _, value = line.partition(":")
+        key = name.strip().lower()
+        headers[key] = ", ".join(filter(None, (headers.get(key), value.strip())))
+    return Answer(int(words[1]), headers)
+
+
+async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> str:
+    """Read what a refusal says, as far as it says how much that is."""
+    length = headers.get("content-length", "0")
+    count = min(int(length) if length.isascii() and length.isdigit() else 0, _BODY_BYTES)
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return (await reader.readexactly(count)).decode(errors="replace")
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return ""
+
+
+def unreachable(cause: str) -> KubeletError:
+    """Say that the runtime's streaming server does not answer as it should."""
+    return KubeletError(
+        f"The runtime's streaming server cannot be used: {cause}",
+        code=Code.UNAVAILABLE,
+        reason="RUNTIME_STREAMING_UNREACHABLE",
+        metadata={"cause": cause},
+    )
