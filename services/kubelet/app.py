@@ -33,13 +33,14 @@ from services.kubelet.adapters.cadvisor_client import CadvisorClient
 from services.kubelet.adapters.cri_client import CriRuntime
 from services.kubelet.adapters.files import DiskFiles, resolver
 from services.kubelet.adapters.hook_runner import NetworkHookRunner
+from services.kubelet.adapters.kube_reviews import KubeReviewer
 from services.kubelet.adapters.last_words import DiskLastWords
 from services.kubelet.adapters.log_files import DiskLogFiles
 from services.kubelet.adapters.probe_measures import MeasuredProbeRunner
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
 from services.kubelet.cluster import Cluster
 from services.kubelet.config import AUTO, POD_CIDR, KubeletConfig
-from services.kubelet.core import admission, render, resource_metrics, sysctls, volumes
+from services.kubelet.core import admission, listening, render, resource_metrics, sysctls, volumes
 from services.kubelet.core.admission import Refusal
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.audit import Audit, Holdings, audit
@@ -578,12 +579,12 @@ class Kubelet:
 
     async def _start_secure(self, token: str) -> None:
         """Open the port with TLS, where it is wanted."""
+        listen = listening.address(self._config.kubelet_listen, in_cluster=self._cluster is not None)
+        if not listen:
+            return
         # Imported here: certificates cost memory that a node without the port need not have.
         from services.kubelet.web import port
 
-        listen = port.address(self._config, in_cluster=False)
-        if not listen:
-            return
         pages = Pages(
             checks={"ping": lambda: None, "log": lambda: None, "syncloop": self._watcher.fault},
             pods=self._pod_jsons,
@@ -599,12 +600,13 @@ class Kubelet:
         )
         node = port.Node(
             name=self._name,
-            names=lambda: [self._name, self._machine.hostname, self._machine.address],
+            names=lambda: [self._name, *(address for _, address in self._node.status.addresses)],
             source=self._source,
             runtime=self._runtime,
             statuses=self._statuses,
             log_root=volumes.log_root(self._config.state_directory),
             token=token,
+            reviewer=KubeReviewer(self._cluster.api) if self._cluster is not None else None,
         )
         server = port.secure_port(self._config, node, pages, self._traffic, self._clock, listen=listen)
         await server.start()

@@ -21,7 +21,7 @@ from services.common.logs import get_logger
 from services.common.watch import WatchHub
 from services.kubelet.adapters.cluster_objects import ClusterObjects
 from services.kubelet.config import KubeletConfig
-from services.kubelet.core import admission, kube_node
+from services.kubelet.core import admission, kube_node, listening
 from services.kubelet.core.events import Event
 from services.kubelet.core.kube_node import Registration
 from services.kubelet.core.model import Pod, PodUid
@@ -112,6 +112,8 @@ class Cluster:
                 **kube_node.read_labels(config.node_labels),
             },
             taints=kube_node.read_taints(config.register_with_taints),
+            port=listening.split_address(listening.address(config.kubelet_listen, in_cluster=True))[1],
+            features=(listening.WEBSOCKETS,),
             version=version(),
         )
 

@@ -7,6 +7,7 @@ its administrator, by our own client.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -126,6 +127,12 @@ class ClusterNode:
         return [(kind, name, attempt) for kind, of, name, attempt in self.fake.history if of == uid]
 
 
+def free_port() -> int:
+    """Find a port of loopback that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 def kubeconfig(folder: Path, server: str, **user: str) -> Path:
     """Write a kubeconfig."""
     path = folder / "kubeconfig"
@@ -167,6 +174,7 @@ async def cluster_node(
         "TRIPOD_MANIFEST_DIRECTORY": str(manifests),
         "TRIPOD_CRI_ENDPOINT": f"unix://{folder}/fake.sock",
         "TRIPOD_KUBECONFIG": str(kubeconfig_file),
+        "TRIPOD_KUBELET_LISTEN": f"127.0.0.1:{free_port()}",
         **(settings or {}),
     }
     service = Service("kubelet", folder, environment)

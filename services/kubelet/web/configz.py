@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.kubelet.config import KubeletConfig
-from services.kubelet.web.secure import split_address
+from services.kubelet.core.listening import split_address
 
 
 def configz(config: KubeletConfig, listen: str) -> dict[str, Any]:

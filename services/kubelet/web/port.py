@@ -14,6 +14,7 @@ from services.common.errors import Code
 from services.common.watch import WatchHub
 from services.kubelet.adapters.serving import OwnCertificate, Serving, TlsFiles
 from services.kubelet.config import KubeletConfig
+from services.kubelet.core.listening import split_address
 from services.kubelet.core.status import PodStatus
 from services.kubelet.errors import KubeletError
 from services.kubelet.ports import PodSource, Reviewer, Runtime
@@ -22,12 +23,11 @@ from services.kubelet.web.checkpoint import CheckpointRoute
 from services.kubelet.web.guard import Allows, ReviewedAccess, allow_always, guard
 from services.kubelet.web.logs import LogRoutes
 from services.kubelet.web.pages import Pages
-from services.kubelet.web.secure import SecureServer, secure_application, split_address
+from services.kubelet.web.secure import SecureServer, secure_application
 from services.kubelet.web.streams import StreamRoutes
 from services.kubelet.web.traffic import Traffic
 
 WEBHOOK, ALWAYS_ALLOW = "Webhook", "AlwaysAllow"
-CLUSTER_ADDRESS = "0.0.0.0:10250"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,6 @@ class Node:
     log_root: Path
     token: str
     reviewer: Reviewer | None = None
-
-
-def address(config: KubeletConfig, *, in_cluster: bool) -> str:
-    """Return where the port is open; empty when it is not."""
-    return config.kubelet_listen or (CLUSTER_ADDRESS if in_cluster else "")
 
 
 def secure_port(

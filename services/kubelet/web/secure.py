@@ -20,7 +20,6 @@ from services.kubelet.web.streams import StreamRoutes
 from services.kubelet.web.traffic import Traffic
 
 log = get_logger(__name__)
-PORT = 10250
 _END_SECONDS = 2.0
 
 
@@ -87,11 +86,3 @@ class SecureServer:
     async def stop(self) -> None:
         """Stop listening and end what runs, within some seconds."""
         await self._runner.cleanup()
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Take `HOST:PORT` apart; the port alone is enough. Raises `ValueError`."""
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise ValueError(f"{text!r} is not HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)

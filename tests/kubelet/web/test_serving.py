@@ -11,9 +11,8 @@ import pytest
 from cryptography import x509
 
 from services.kubelet.adapters.serving import OwnCertificate, Serving, TlsFiles
-from services.kubelet.config import KubeletConfig
+from services.kubelet.core.listening import address, split_address
 from services.kubelet.errors import KubeletError
-from services.kubelet.web.port import address
 from tests.fakes.clock import FakeClock
 from tests.lab.tls import Authority
 
@@ -93,6 +92,10 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path) -> None:
 
 def test_the_port_is_off_alone_and_on_in_a_cluster() -> None:
     """Unless a setting says otherwise."""
-    assert address(KubeletConfig(), in_cluster=False) == ""
-    assert address(KubeletConfig(), in_cluster=True) == "0.0.0.0:10250"
-    assert address(KubeletConfig(kubelet_listen="127.0.0.1:1"), in_cluster=True) == "127.0.0.1:1"
+    assert address("", in_cluster=False) == ""
+    assert address("", in_cluster=True) == "0.0.0.0:10250"
+    assert address("127.0.0.1:1", in_cluster=True) == "127.0.0.1:1"
+    assert split_address("[::1]:10250") == ("::1", 10250)
+    assert split_address(":10250") == ("", 10250)
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        split_address("host:https")
