@@ -289,6 +289,8 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
         """Stop a container."""
         found = self.containers.get(request.container_id)
         if found is not None and found[0].state == pb.CONTAINER_RUNNING:
+            meta = found[0].metadata
+            self.history.append(("stop", self._uid(found[0]), meta.name, meta.attempt))
             self._end(found[0], 143)
             self._tell(found[1], pb.CONTAINER_STOPPED_EVENT)
         return pb.StopContainerResponse()
@@ -328,8 +330,14 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
 
     async def ExecSync(self, request: pb.ExecSyncRequest, context: Any) -> pb.ExecSyncResponse:
         """Succeed for the command `true`."""
-        self._container(request.container_id)
-        return pb.ExecSyncResponse(exit_code=0 if list(request.cmd) == ["true"] else 1)
+        container, _ = self._container(request.container_id)
+        if container.state != pb.CONTAINER_RUNNING:
+            raise refused("CONTAINER_NOT_RUNNING", "the container does not run")
+        meta = container.metadata
+        self.history.append(
+            ("exec", self._uid(container), f"{meta.name} {' '.join(request.cmd)}", meta.attempt)
+        )
+        return pb.ExecSyncResponse(exit_code=0 if list(request.cmd)[:1] == ["true"] else 1)
 
     async def GetContainerEvents(
         self, request: pb.GetEventsRequest, context: Any

@@ -14,6 +14,7 @@ from tests.matrix.cadvisor import CadvisorMatrix
 from tests.matrix.cri import CriMatrix
 from tests.matrix.engine import EngineMatrix
 from tests.matrix.kubelet import KubeletMatrix
+from tests.matrix.lifecycle import LifecycleMatrix
 from tests.matrix.proxy import ProxyMatrix
 from tests.matrix.runner import Matrix, run
 
@@ -37,6 +38,7 @@ def folder() -> Iterator[Path]:
     ("kind", "sample"),
     [
         pytest.param(KubeletMatrix, 12, id="kubelet"),
+        pytest.param(LifecycleMatrix, 12, id="lifecycle"),
         pytest.param(ProxyMatrix, 8, id="proxy", marks=[pytest.mark.netns, pytest.mark.fault("F2")]),
         pytest.param(CadvisorMatrix, 6, id="cadvisor", marks=pytest.mark.fault("F3")),
         pytest.param(EngineMatrix, 6, id="engine"),

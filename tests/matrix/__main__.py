@@ -1,4 +1,4 @@
-"""Run the kill matrix: `python -m tests.matrix [kubelet proxy cadvisor engine] [--sample N] [--jobs N]`.
+"""Run the kill matrix: `python -m tests.matrix [kubelet lifecycle proxy ...] [--sample N] [--jobs N]`.
 
 Prints each instant, the number of all, and exits 1 when an invariant did not hold
 anywhere, or fewer than `--least` instants were killed at.
@@ -21,6 +21,7 @@ from tests.matrix.cadvisor import CadvisorMatrix
 from tests.matrix.cri import CriMatrix
 from tests.matrix.engine import EngineMatrix
 from tests.matrix.kubelet import KubeletMatrix
+from tests.matrix.lifecycle import LifecycleMatrix
 from tests.matrix.process import MANNERS, Service
 from tests.matrix.proxy import ProxyMatrix
 from tests.matrix.runner import Matrix, Result, run
@@ -29,7 +30,7 @@ from tests.matrix.runner import Matrix, Result, run
 def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("services", nargs="*", default=["kubelet", "proxy", "cadvisor"])
+    parser.add_argument("services", nargs="*", default=["kubelet", "lifecycle", "proxy", "cadvisor"])
     parser.add_argument("--sample", type=int, default=0, help="only so many instants of each service")
     parser.add_argument("--only", default="", help="only instants with this in their name")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
@@ -42,6 +43,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="matrix-"))
     kinds: dict[str, Callable[[Path], Matrix]] = {
         "kubelet": KubeletMatrix,
+        "lifecycle": LifecycleMatrix,
         "proxy": ProxyMatrix,
         "cadvisor": CadvisorMatrix,
         "engine": EngineMatrix,

@@ -8,7 +8,14 @@ import pytest
 
 from services.kubelet.core import admission
 from services.kubelet.core.admission import Node
-from services.kubelet.core.model import ContainerPort, Pod, Protocol, Resources
+from services.kubelet.core.model import (
+    Container,
+    ContainerPort,
+    Pod,
+    Protocol,
+    Resources,
+    RestartPolicy,
+)
 from services.kubelet.core.scheduling import Requirement, Scheduling, Taint, Term, Toleration
 from services.kubelet.core.security import HostNamespaces, PodSecurity
 from tests.builders import a_container, a_pod
@@ -200,3 +207,34 @@ def test_a_taint_that_ends_pods_keeps_them_out(
     node = replace(NODE, taints=(taint,))
 
     assert (admission.check(placed(tolerations=tolerations), [], node) is None) is taken
+
+
+def test_a_pod_takes_the_most_that_it_takes_at_any_time() -> None:
+    """Its main containers and sidecars, or an init container with the sidecars before it (KEP-753)."""
+
+    def asks(name: str, cpu: int, **values: object) -> Container:
+        resources = Resources(cpu_request_millicores=cpu)
+        return a_container(name=name, resources=resources, **values)
+
+    def side(name: str, cpu: int) -> Container:
+        return asks(name, cpu, restart_policy=RestartPolicy.ALWAYS)
+
+    def cpu(*initial: Container) -> int:
+        pod = a_pod(asks("a", 100), asks("b", 100), init_containers=initial)
+        return admission.requests(pod.spec)["cpu"]
+
+    assert cpu() == 200
+    assert cpu(asks("i", 150)) == 200
+    assert cpu(asks("i", 300), asks("j", 250)) == 300
+    assert cpu(side("s", 50)) == 250
+    assert cpu(side("s", 50), asks("i", 300)) == 350
+    assert cpu(asks("i", 300), side("s", 50)) == 300
+
+
+def test_an_init_container_s_request_has_its_path() -> None:
+    """The largest is told."""
+    greedy = a_container(name="i", resources=Resources(cpu_request_millicores=5000))
+    found = admission.check(a_pod(init_containers=(greedy,)), [], NODE)
+
+    assert found is not None
+    assert found.path == "spec.initContainers[0].resources.requests.cpu"

@@ -278,6 +278,53 @@ def test_what_is_written_is_read_back_the_same() -> None:
     assert second.spec == draft.spec
 
 
+def test_how_containers_begin_and_end_is_read_back_the_same() -> None:
+    """Every kind of container, with all that only some may have."""
+    hooks = {
+        "postStart": {
+            "httpGet": {"port": 80, "scheme": "HTTPS", "httpHeaders": [{"name": "A", "value": "b"}]}
+        },
+        "preStop": {"sleep": {"seconds": 0}},
+        "stopSignal": "SIGRTMIN+1",
+    }
+    container = {
+        "lifecycle": hooks,
+        "livenessProbe": {"exec": {"command": ["x"]}, "terminationGracePeriodSeconds": 3},
+        "terminationMessagePath": "/x",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "stdin": True,
+        "stdinOnce": True,
+        "restartPolicy": "Never",
+        "restartPolicyRules": [
+            {"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [0, 1]}},
+            {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}},
+        ],
+    }
+    sidecar = {
+        "restartPolicy": "Always",
+        "lifecycle": {"postStart": {"exec": {"command": ["x"]}}},
+        "startupProbe": {"exec": {"command": ["x"]}},
+    }
+    spec = {
+        "initContainers": [{"name": "i", "image": "i:1"}, {"name": "s", "image": "s:1", **sidecar}],
+        "ephemeralContainers": [{"name": "d", "image": "d:1", "targetContainerName": "app"}],
+        "activeDeadlineSeconds": 5,
+    }
+    (draft,), none = manifest.read(pod_with(spec, container))
+    assert none == []
+    assert isinstance(draft.spec, PodSpec)
+
+    written = render.pod_spec(draft.spec)
+    again = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": written}
+    (second,), _ = manifest.read(json.dumps(again).encode())
+
+    assert second.spec == draft.spec
+    assert written["containers"][0]["restartPolicyRules"] == container["restartPolicyRules"]
+    assert written["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 0}}
+    assert [c.name for c in draft.spec.sidecars] == ["s"]
+    assert [c.name for c in draft.spec.every] == ["i", "s", "app", "d"]
+
+
 def test_a_list_is_its_items() -> None:
     """`kubectl get -o yaml` gives a List."""
     text = json.dumps({"kind": "List", "apiVersion": "v1", "items": [json.loads(service_with())]})

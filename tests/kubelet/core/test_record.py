@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.kubelet.core.memory import HookState, Over
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, RuntimeState
 from services.kubelet.core.plan import Memory, look_again, recall
@@ -31,18 +33,38 @@ ENDED = ObservedContainer(
 def test_a_record_is_read_as_it_was_written() -> None:
     """Times, states and what was removed included."""
     removed = replace(ENDED, id=ContainerId("c0"), removed=True)
-    wanted = PodRecord(MOMENT, (ENDED,), (removed,), (ContainerId("c1"),))
+    wanted = PodRecord(
+        MOMENT,
+        (ENDED,),
+        (removed,),
+        begun=(ContainerId("c1"),),
+        hooked=(ContainerId("c2"),),
+        changed=(ContainerId("c3"),),
+        over=Over("DeadlineExceeded", "too long"),
+    )
 
     assert decode(encode(wanted)) == wanted
     assert decode(encode(PodRecord())) == PodRecord()
 
 
-def test_a_record_of_before_startup_probes_is_read() -> None:
-    """Nothing had begun then."""
-    text = encode(PodRecord(MOMENT, (ENDED,))).replace(', "begun": []', "")
+def test_a_record_of_an_older_kubelet_is_read() -> None:
+    """It knows nothing of startup probes, hooks, changed containers and deadlines."""
+    values = json.loads(encode(PodRecord(MOMENT, (ENDED,))))
+    for name in ("begun", "hooked", "changed", "over"):
+        del values[name]
+    del values["seen"][0]["spec_hash"]
 
-    assert "begun" not in text
-    assert decode(text) == PodRecord(MOMENT, (ENDED,))
+    assert decode(json.dumps(values)) == PodRecord(MOMENT, (ENDED,))
+
+
+def test_only_hooks_that_have_succeeded_are_kept() -> None:
+    """Any other is run again by the next run."""
+    states = (HookState.RUNNING, HookState.DONE, HookState.FAILED)
+    memory = Memory(hooks={ContainerId(state.value): state for state in states})
+
+    kept = remembered(Memory(), record(memory, MOMENT))
+
+    assert kept.hooks == {ContainerId("done"): HookState.DONE}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from services.kubelet.core.allocate import Ranges, Taken, allocate
 from services.kubelet.core.env import environment, expand
 from services.kubelet.core.logs import parse, tail_offset
 from services.kubelet.core.manifest_service import ServiceDraft
-from services.kubelet.core.model import EnvVar, HttpGet, Probe, Resources, ServicePort, ServiceType
+from services.kubelet.core.model import (
+    EnvVar,
+    HttpGet,
+    Probe,
+    Resources,
+    RestartPolicy,
+    ServicePort,
+    ServiceType,
+)
 from services.kubelet.core.probes import ProbeKind
 from services.kubelet.core.resources import kernel_resources, quality_of_service
 from tests.builders import a_container, a_pod
@@ -81,6 +89,20 @@ def test_resources_become_what_the_kernel_takes(
 
     assert quality_of_service(pod) == quality
     assert (made.cpu_shares, made.cpu_quota_microseconds, made.oom_score_adj) == (shares, quota, score)
+
+
+def test_init_containers_count_for_the_quality_of_service() -> None:
+    """And a sidecar is not killed before the containers that need it; ephemeral ones do not count."""
+    main = a_container(resources=Resources(memory_request_bytes=1 << 29))
+    side = a_container(name="side", restart_policy=RestartPolicy.ALWAYS)
+    whole = a_container(resources=Resources(1000, 1000, 1 << 30, 1 << 30))
+    pod = a_pod(main, init_containers=(side,))
+
+    scores = [kernel_resources(pod, container, 1 << 30).oom_score_adj for container in (main, side)]
+
+    assert scores == [500, 500]
+    assert quality_of_service(a_pod(whole, init_containers=(a_container(name="plain"),))) == "Burstable"
+    assert quality_of_service(a_pod(whole, ephemeral_containers=(a_container(name="x"),))) == "Guaranteed"
 
 
 def test_a_container_gets_its_hosts_file() -> None:
