@@ -68,6 +68,11 @@ class KubeApiError(TripodError):
         return self.status == 410
 
     @property
+    def replaced(self) -> bool:
+        """Whether another object has the name by now: a UID that was demanded is not its own."""
+        return self.status == 409 or (self.status == 422 and "metadata.uid" in self.message)
+
+    @property
     def passing(self) -> bool:
         """Whether the same request may succeed later without anybody's doing."""
         return self.status == 0 or self.status == 429 or self.status >= 500

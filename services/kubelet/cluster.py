@@ -220,6 +220,7 @@ class Cluster:
             await self._cidr_moved.wait()
 
     def _learn_node(self, node: Json) -> None:
+        self._mirrors.look()
         self._set_cidr(str((node.get("spec") or {}).get("podCIDR") or ""))
 
     def _set_cidr(self, cidr: str) -> None:

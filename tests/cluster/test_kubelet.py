@@ -15,9 +15,11 @@ from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
 from services.common.errors import RemoteError
 from services.common.grpcclient import call
 from services.kubelet.core.kube_resources import EVENTS, LEASES, NODES, PODS
-from tests.lab.cluster_node import NODE, ClusterNode, a_pod, fake_cluster
+from tests.lab.cluster_node import NODE, ClusterNode, a_pod, fake_cluster, real_cluster
+from tests.lab.kubernetes import ControlPlane, control_plane, needs_kubernetes
+from tools.cluster.component import PEERS
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.process]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process, pytest.mark.timeout(240)]
 STATIC = """
 apiVersion: v1
 kind: Pod
@@ -27,11 +29,35 @@ spec:
 """
 
 
-@pytest_asyncio.fixture
-async def node(short_path: Path) -> AsyncIterator[ClusterNode]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plane() -> AsyncIterator[ControlPlane | None]:
+    """Run an API server, where one is built."""
+    if not (PEERS / "kube-apiserver").exists():
+        yield None
+        return
+    async with control_plane() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fake_node(short_path: Path) -> AsyncIterator[ClusterNode]:
     """Run a kubelet that has joined the fake API server."""
     async with fake_cluster(short_path) as made:
         yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["fake", pytest.param("real", marks=needs_kubernetes)])
+async def node(
+    request: pytest.FixtureRequest, short_path: Path, plane: ControlPlane | None
+) -> AsyncIterator[ClusterNode]:
+    """Run a kubelet that has joined the fake API server, or a real one."""
+    if request.param == "fake":
+        async with fake_cluster(short_path) as made:
+            yield made
+    else:
+        assert plane is not None, "else it is skipped"
+        async with real_cluster(short_path, plane) as made:
+            yield made
 
 
 async def test_a_node_joins_with_a_lease_a_status_and_events(node: ClusterNode) -> None:
@@ -65,10 +91,10 @@ async def test_a_pod_runs_and_goes(node: ClusterNode) -> None:
     assert running["status"]["observedGeneration"] == 1
     await node.api.delete(PODS, "default", "web")
     await node.gone("web")
-    assert node.server is not None
-    told = [s.body["status"] for s in node.server.seen if s.resource == "pods/status"]
-    assert told[-1]["containerStatuses"][0]["state"].keys() == {"terminated"}
     assert not node.fake.running(uid)
+    if node.server is not None:
+        told = [s.body["status"] for s in node.server.seen if s.resource == "pods/status"]
+        assert told[-1]["containerStatuses"][0]["state"].keys() == {"terminated"}
 
 
 async def test_static_pods_have_mirrors(node: ClusterNode) -> None:
@@ -148,8 +174,9 @@ async def test_a_kill_disturbs_no_pod(node: ClusterNode) -> None:
     assert not node.fake.violations
 
 
-async def test_without_the_api_pods_come_back_and_end_when_it_says_so(node: ClusterNode) -> None:
+async def test_without_the_api_pods_come_back_and_end_when_it_says_so(fake_node: ClusterNode) -> None:
     """A whole node that starts without its control plane runs what was accepted last."""
+    node = fake_node
     assert node.server is not None
     kept = (await node.create(a_pod("kept")))["metadata"]["uid"]
     gone = (await node.create(a_pod("gone")))["metadata"]["uid"]
@@ -178,8 +205,9 @@ async def test_without_the_api_pods_come_back_and_end_when_it_says_so(node: Clus
     assert not node.fake.violations
 
 
-async def test_cut_streams_compactions_and_refusals_lose_nothing(node: ClusterNode) -> None:
+async def test_cut_streams_compactions_and_refusals_lose_nothing(fake_node: ClusterNode) -> None:
     """What happens meanwhile is told when it is over, and nothing is started twice."""
+    node = fake_node
     assert node.server is not None
     uid = (await node.create(a_pod("steady")))["metadata"]["uid"]
     await node.condition("steady", "Ready")

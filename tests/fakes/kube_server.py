@@ -350,7 +350,10 @@ class KubeServer:
 
     def _patch(self, key: tuple[str, str, str], part: str, body: Object, *, strategic: bool) -> Object:
         old = self._present(key)
-        self._same(old, body.get("metadata", {}))
+        meta = body.get("metadata", {})
+        if meta.get("uid") not in (None, old["metadata"]["uid"]):
+            raise _StatusError(422, "Invalid", "metadata.uid: Invalid value: field is immutable")
+        self._same(old, meta)
         merged = _merge(copy.deepcopy(old), body, strategic=strategic)
         if key[0] in _STATUS_PARTS:
             kept = "status" if part != "status" else "spec"

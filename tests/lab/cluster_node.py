@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from tripod.kubelet.v1 import node_service_pb2_grpc as node_grpc
 from services.common.clock import SystemClock
 from services.common.grpcclient import call, open_channel
 from services.common.kubeapi import KubeApi
+from services.common.kubeconfig import load as load_kubeconfig
 from services.common.kubeerror import KubeApiError
 from services.common.kuberequest import Json, Resource, Selection
-from services.kubelet.core.kube_resources import PODS
+from services.kubelet.core.kube_resources import NODES, PODS
 from tests.fakes.cri_server import FakeCri, cri_server
 from tests.fakes.kube_server import KubeServer
+from tests.lab.kubernetes import ControlPlane
 from tests.matrix.process import Service
 
 NODE = "worker"
@@ -73,7 +75,8 @@ class ClusterNode:
                         return found
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise AssertionError(f"not within {seconds:g} s: {what}\n{self.service.tail()}") from None
+            log = self.service.log.read_text()[-4000:]
+            raise AssertionError(f"not within {seconds:g} s: {what}\n{log}") from None
 
     async def get(self, resource: Resource, name: str, namespace: str = "default") -> Json | None:
         """Return an object; None when there is none."""
@@ -212,3 +215,20 @@ async def fake_cluster(folder: Path, **settings: Any) -> AsyncIterator[ClusterNo
     finally:
         await api.close()
         await server.stop()
+
+
+@asynccontextmanager
+async def real_cluster(folder: Path, plane: ControlPlane, **settings: Any) -> AsyncIterator[ClusterNode]:
+    """Run a kubelet that has joined a real API server, with a node's own rights."""
+    files = await asyncio.to_thread(plane.node, NODE)
+    api = KubeApi(load_kubeconfig(str(plane.admin)), SystemClock(), agent="test/1")
+    try:
+        async with cluster_node(folder, api, files.kubeconfig, **settings) as node:
+            yield node
+    finally:
+        for resource in (PODS, NODES):
+            for item in (await api.list(Selection(resource))).items:
+                meta = item["metadata"]
+                with suppress(KubeApiError):
+                    await api.delete(resource, meta.get("namespace", ""), meta["name"], grace_seconds=0)
+        await api.close()

@@ -205,6 +205,7 @@ class ClusterPods:
             if first:
                 await self._drop_absent()
                 self._listed = True
+                self.on_mirror()
 
     async def _drop_absent(self) -> None:
         """After the first list: what a run before had and the API has not is over."""
@@ -327,7 +328,7 @@ class ClusterPods:
                 await self._api.delete(PODS, known.namespace, known.name, grace_seconds=0, uid=uid)
             except KubeApiError as error:
                 # Gone, or another pod has its name by now.
-                if not error.absent and error.status != 409:
+                if not error.absent and not error.replaced:
                     raise
         await _DELETE.recorded()
 

@@ -118,7 +118,7 @@ class StatusReporter:
                     PODS, present.namespace, present.name, patch, subresource="status"
                 )
         except KubeApiError as error:
-            if error.absent or error.status == 409:
+            if error.absent or error.replaced:
                 # Gone, or another pod has its name by now: the watch will tell.
                 return
             raise

@@ -143,7 +143,7 @@ class Mirrors:
         try:
             await self._api.delete(PODS, shown.namespace, shown.name, grace_seconds=0, uid=shown.uid)
         except KubeApiError as error:
-            if not error.absent and error.status != 409:
+            if not error.absent and not error.replaced:
                 raise
 
 
