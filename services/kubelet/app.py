@@ -315,7 +315,8 @@ class Kubelet:
             self._events.emit(pod, "ManifestRefused", f"{file}: {fault}", warning=True)
 
     def _faults(self) -> list[str]:
-        return [fault for fault in (self._watcher.fault(), self._store.fault()) if fault]
+        awaited = self._awaited if self._cluster is not None else ""
+        return [fault for fault in (awaited, self._watcher.fault(), self._store.fault()) if fault]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set. Pods run on."""

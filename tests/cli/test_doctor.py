@@ -283,6 +283,13 @@ ROWS: Sequence[Row] = [
         "disk is full",
         "df -h",
     ),
+    (
+        "API server",
+        of_node(conditions=(("ApiServerReachable", False, "it does not answer since 12:00"),)),
+        BROKEN,
+        "it does not answer since 12:00",
+        "docs/cluster.md",
+    ),
     ("pressure", of_node(conditions=(("DiskPressure", True, "2% is free"),)), WARN, "2% is free", "prune"),
     (
         "refused",

@@ -70,7 +70,7 @@ class Service:
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self._environment = {
+        self.environment = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}:{ROOT}/gen",
             "OTEL_EXPORTER_OTLP_ENDPOINT": "",
@@ -100,7 +100,7 @@ class Service:
                 "-m",
                 f"services.{self.name}",
                 cwd=ROOT,
-                env={**self._environment, **armed},
+                env={**self.environment, **armed},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

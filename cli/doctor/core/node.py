@@ -11,7 +11,7 @@ _SOCKET_MODE = _TOKEN_MODE = 0o660
 _LOW_SHARE = 0.10
 _LOGS = "docker-compose logs --tail 50 kubelet"
 # Conditions that are good when they hold; the others are pressures.
-_GOOD = ("Ready",)
+_GOOD = ("Ready", "ApiServerReachable")
 _PRESSURE_WHY = {
     "DiskPressure": (
         "Images and logs fail on a full disk.",
@@ -115,6 +115,12 @@ def _conditions(facts: NodeFacts) -> Iterator[Finding]:
     for name, holds, message in facts.conditions:
         if holds is (name in _GOOD):
             yield ok(f"{name} is {str(holds).lower()}: {message}")
+        elif name == "ApiServerReachable":
+            yield broken(
+                message,
+                "Pods that run go on; nothing new is heard of, and nothing is told.",
+                "Look at the control plane, the way to it, and the kubeconfig (docs/cluster.md).",
+            )
         elif name in _GOOD:
             place = facts.settings.state_directory
             fix = f"df -h {place}; free some space there" if "full" in message else _LOGS
