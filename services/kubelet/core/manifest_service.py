@@ -15,6 +15,7 @@ from services.kubelet.core.manifest_probe import MAX_PORT
 from services.kubelet.core.model import ServicePort, ServiceType
 
 HEADLESS = "None"
+DEFAULT_AFFINITY_SECONDS, MAX_AFFINITY_SECONDS = 10_800, 86_400
 _LATER: dict[str, tuple[Any, ...]] = {
     "allocateLoadBalancerNodePorts": (),
     "clusterIPs": (),
@@ -26,8 +27,6 @@ _LATER: dict[str, tuple[Any, ...]] = {
     "loadBalancerClass": (),
     "loadBalancerIP": ("",),
     "loadBalancerSourceRanges": ([],),
-    "sessionAffinity": ("None",),
-    "sessionAffinityConfig": (),
     "trafficDistribution": (),
 }
 
@@ -60,6 +59,8 @@ def read_service_spec(value: Any, faults: Faults) -> ServiceDraft:
             "publishNotReadyAddresses",
             "externalTrafficPolicy",
             "internalTrafficPolicy",
+            "sessionAffinity",
+            "sessionAffinityConfig",
         ],
         later=_LATER,
     )
@@ -75,6 +76,7 @@ def read_service_spec(value: Any, faults: Faults) -> ServiceDraft:
         cluster_ip=cluster_ip,
         ports=_ports(spec, kind, headless=cluster_ip == HEADLESS),
         selector=selector,
+        affinity_timeout_seconds=_affinity(spec),
         publish_not_ready_addresses=spec.flag("publishNotReadyAddresses"),
         external_traffic_local=_local(spec, "externalTrafficPolicy"),
         internal_traffic_local=_local(spec, "internalTrafficPolicy"),
@@ -97,6 +99,24 @@ def _cluster_ip(spec: Fields) -> str:
     except ValueError:
         spec.fault("clusterIP", f"{value!r} is neither an IPv4 address nor None")
         return ""
+
+
+def _affinity(spec: Fields) -> int:
+    """Return how long a client stays with one endpoint, 0 for not at all."""
+    sticky = spec.text("sessionAffinity", "None", choices=("None", "ClientIP")) == "ClientIP"
+    if not spec.has("sessionAffinityConfig"):
+        return DEFAULT_AFFINITY_SECONDS if sticky else 0
+    if not sticky:
+        spec.fault("sessionAffinityConfig", "needs sessionAffinity: ClientIP")
+    config = _part(spec, "sessionAffinityConfig", known=("clientIP",))
+    client = _part(config, "clientIP", known=("timeoutSeconds",))
+    seconds = client.whole("timeoutSeconds", DEFAULT_AFFINITY_SECONDS, low=1, high=MAX_AFFINITY_SECONDS)
+    return seconds if sticky else 0
+
+
+def _part(fields: Fields, name: str, *, known: tuple[str, ...]) -> Fields:
+    value = fields.raw(name) if fields.has(name) else {}
+    return Fields(value, fields.at(name), fields.faults, known=known)
 
 
 def _local(spec: Fields, name: str) -> bool:

@@ -35,15 +35,15 @@ def service_value(item: Json) -> Service:
     meta, spec = item["metadata"], item.get("spec") or {}
     refusals: list[Refusal] = []
     addresses = spec.get("clusterIPs") or [spec.get("clusterIP") or ""]
+    own = list(_ipv4(addresses, "spec.clusterIPs", refusals))
     ignored = spec.get("type") == "ExternalName"
     balanced = spec.get("type") == "LoadBalancer"
-    exposed = balanced or spec.get("type") == "NodePort"
     outer_local = spec.get("externalTrafficPolicy") == "Local"
     return Service(
         uid=str(meta["uid"]),
         namespace=meta.get("namespace", ""),
         name=meta["name"],
-        cluster_ip="" if ignored else next(_ipv4(addresses, "spec.clusterIPs", refusals), ""),
+        cluster_ip=own[0] if own and not ignored else "",
         ports=tuple(_ports(spec, refusals)),
         selector=dict(spec.get("selector") or {}),
         publish_not_ready=bool(spec.get("publishNotReadyAddresses")),
@@ -55,7 +55,7 @@ def service_value(item: Json) -> Service:
         balancer_ips=tuple(_balancer_ips(item, refusals)) if balanced else (),
         source_ranges=_source_ranges(spec, refusals) if balanced else (),
         health_port=int(spec.get("healthCheckNodePort") or 0) if balanced and outer_local else 0,
-        refusals=tuple(refusals) if exposed or not ignored else (),
+        refusals=() if ignored else tuple(refusals),
     )
 
 

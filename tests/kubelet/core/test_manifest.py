@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from services.kubelet.core import manifest, render
-from services.kubelet.core.manifest_service import ServiceDraft
+from services.kubelet.core.fields import Faults
+from services.kubelet.core.manifest_service import ServiceDraft, read_service_spec
 from services.kubelet.core.model import PodSpec, PullPolicy
 
 POD = """
@@ -153,10 +154,54 @@ def test_a_pod_is_refused_with_the_path_and_the_reason(data: bytes, path: str, w
 
 
 @pytest.mark.parametrize(
+    ("spec", "seconds"),
+    [
+        ({}, 0),
+        ({"sessionAffinity": "None"}, 0),
+        ({"sessionAffinity": "ClientIP"}, 10_800),
+        (
+            {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}},
+            60,
+        ),
+    ],
+)
+def test_a_client_stays_with_its_endpoint_as_long_as_asked(spec: dict[str, Any], seconds: int) -> None:
+    """Three hours where nobody says how long."""
+    faults = Faults()
+    given = {"selector": {"app": "web"}, "ports": [{"port": 80}], **spec}
+
+    draft = read_service_spec(given, faults)
+
+    assert not faults.found
+    assert draft.affinity_timeout_seconds == seconds
+
+
+@pytest.mark.parametrize(
     ("data", "path", "words"),
     [
         (service_with(type="LoadBalancer"), "spec.type", "not supported yet"),
-        (service_with(sessionAffinity="ClientIP"), "spec.sessionAffinity", "not supported yet"),
+        (
+            service_with(sessionAffinity="Cookie"),
+            "spec.sessionAffinity",
+            "'Cookie'",
+        ),
+        (
+            service_with(sessionAffinityConfig={"clientIP": {"timeoutSeconds": 60}}),
+            "spec.sessionAffinityConfig",
+            "needs sessionAffinity: ClientIP",
+        ),
+        (
+            service_with(
+                sessionAffinity="ClientIP", sessionAffinityConfig={"clientIP": {"timeoutSeconds": 90_000}}
+            ),
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            "90000 is not from 1 to 86400",
+        ),
+        (
+            service_with(sessionAffinity="ClientIP", sessionAffinityConfig={"cookie": {}}),
+            "spec.sessionAffinityConfig.cookie",
+            "unknown field",
+        ),
         (service_with(selector={}), "spec.selector", "is required"),
         (service_with(ports=[]), "spec.ports", "needs one item"),
         (service_with(ports=[{"port": 80}, {"port": 81}]), "spec.ports[0].name", "is required"),
