@@ -115,6 +115,11 @@ async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
             await asyncio.sleep(0.02)
 
 
+async def follows(joined: Joined, address: str, endpoint: str) -> None:
+    """Wait until a service leads to one endpoint alone."""
+    await until(lambda: joined.targets(address) == {endpoint})
+
+
 async def a_service(plane: ControlPlane, name: str, **spec: Any) -> str:
     """Create a service without a selector; return its address."""
     port = {"name": "http", "port": 80, "targetPort": 8080}
@@ -166,15 +171,15 @@ async def test_streams_that_are_cut_lose_no_endpoint(plane: ControlPlane, faults
     joined = Joined(plane.kubeconfig("system:kube-proxy", url=faults.url))
 
     async with joined.running():
-        await until(lambda: joined.targets(address) == {"10.1.1.1"})
+        await follows(joined, address, "10.1.1.1")
         faults.cut_watches_seconds = 1.0
         faults.refuse(too_many(1), times=3)
         number, begun = 1, faults.count(watches)
         while faults.count(watches) < begun + 9:
             number += 1
-            await put_slice(plane, "cut", f"10.1.{number // 250}.{number % 250 + 1}")
-        last = f"10.1.{number // 250}.{number % 250 + 1}"
-        await until(lambda: joined.targets(address) == {last})
+            endpoint = f"10.1.1.{number}"
+            await put_slice(plane, "cut", endpoint)
+            await follows(joined, address, endpoint)
         faults.cut_watches_seconds = 0.0
 
 
