@@ -22,6 +22,11 @@ from services.proxy.ports import CaughtUp, PodChanged, StartedOver
 
 log = get_logger(__name__)
 SERVICES, SLICES, NODES = "services", "endpoint slices", "nodes"
+Attributes = dict[str, str | int | float | bool]
+# The time of a pod's change is told in whole seconds.
+_TRIGGER_PRECISION_NS = 10**9
+# How many pods of other nodes are remembered to have been used once.
+_REMEMBERED = 8192
 SOURCES = (SERVICES, SLICES, NODES)
 _SERVICE = failpoints.step("cluster.service.receive")
 _SLICE = failpoints.step("cluster.slice.receive")
@@ -49,6 +54,8 @@ class ClusterFeed:
         self._nodes_changed = nodes_changed
         self._programmed = programmed
         self._traces: dict[str, str] = {}
+        self._began_ns = unix_nanoseconds(clock.now())
+        self._joined: dict[str, None] = {}
 
     def tell_services(self, changes: Sequence[Change[Service]]) -> None:
         """Take services as they are told."""
@@ -101,10 +108,12 @@ class ClusterFeed:
 
     def _record(self, of: Slice, endpoint: SliceEndpoint, received_ns: int, programmed_ns: int) -> None:
         """End the trace of a pod's start: its endpoint is in this node's kernel."""
-        if of.trigger_ns:
+        # What was so before we began is no news, and was waited for by nobody.
+        fresh = of.trigger_ns >= self._began_ns - _TRIGGER_PRECISION_NS
+        if fresh:
             self._programmed(max(0, programmed_ns - of.trigger_ns) / 1e9)
         namespace, _, name = of.service.partition("/")
-        attributes: dict[str, str | int | float | bool] = {
+        attributes: Attributes = {
             "k8s.pod.name": endpoint.pod_name,
             "k8s.namespace.name": namespace,
             "tripod.service.count": len(list(self._plan.behind(of.service))),
@@ -119,8 +128,15 @@ class ClusterFeed:
                 end_time_ns=programmed_ns,
                 attributes=attributes,
             )
-            return
-        trace_id = telemetry.episode_trace_id(endpoint.pod_uid, telemetry_names.POD_START, 0)
+        elif fresh and endpoint.pod_uid not in self._joined:
+            self._join(endpoint.pod_uid, attributes, received_ns, programmed_ns)
+
+    def _join(self, pod_uid: str, attributes: Attributes, received_ns: int, programmed_ns: int) -> None:
+        """Record the first use of another node's pod in the trace of its start, whose id is known."""
+        self._joined[pod_uid] = None
+        while len(self._joined) > _REMEMBERED:
+            del self._joined[next(iter(self._joined))]
+        trace_id = telemetry.episode_trace_id(pod_uid, telemetry_names.POD_START, 0)
         span = telemetry.start_episode(
             telemetry_names.ENDPOINTS_PROGRAM,
             trace_id=trace_id,
