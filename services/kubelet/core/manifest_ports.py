@@ -16,13 +16,13 @@ from services.kubelet.core.model import Container, ContainerPort, Protocol
 
 
 def read_port(value: Any, path: str, faults: Faults) -> ContainerPort:
-    """Read one port. SCTP changes nothing here but what a host port leads on."""
+    """Read one port."""
     fields = Fields(
         value, path, faults, known=("containerPort", "name", "protocol", "hostPort", "hostIP"), later={}
     )
     number = fields.whole("containerPort", 1, low=1, high=MAX_PORT, required=True)
     name = fields.text("name", form=PORT_NAME, what="a port name: up to 15 of a-z, 0-9 and '-'")
-    protocol = Protocol(fields.text("protocol", "TCP", choices=[p.value for p in Protocol]))
+    protocol = read_protocol(fields)
     host_port = fields.whole("hostPort", 0, low=0, high=MAX_PORT)
     return ContainerPort(number, name, protocol, host_port, _host_ip(fields))
 
@@ -36,12 +36,9 @@ def _host_ip(fields: Fields) -> str:
         return ""
 
 
-def read_service_protocol(fields: Fields) -> Protocol:
-    """Read the `protocol` of a service's port; SCTP is known to Kubernetes alone."""
-    if fields.raw("protocol") == "SCTP":
-        fields.fault("protocol", "not supported yet")
-        return Protocol.TCP
-    return Protocol(fields.text("protocol", "TCP", choices=("TCP", "UDP")))
+def read_protocol(fields: Fields) -> Protocol:
+    """Read `protocol`."""
+    return Protocol(fields.text("protocol", "TCP", choices=[p.value for p in Protocol]))
 
 
 def read_host_ports(

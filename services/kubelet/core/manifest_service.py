@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from services.kubelet.core.fields import DNS_LABEL, PORT_NAME, Faults, Fields, label_value_fault
-from services.kubelet.core.manifest_ports import read_service_protocol
+from services.kubelet.core.manifest_ports import read_protocol
 from services.kubelet.core.manifest_probe import MAX_PORT
 from services.kubelet.core.model import ServicePort, ServiceType
 
@@ -148,7 +148,7 @@ def _port(value: Any, path: str, faults: Faults, kind: ServiceType, *, many: boo
     node_port = fields.whole("nodePort", 0, low=0, high=MAX_PORT)
     if node_port and kind is not ServiceType.NODE_PORT:
         fields.fault("nodePort", "needs type NodePort")
-    return ServicePort(number, _target(fields, number), name, read_service_protocol(fields), node_port)
+    return ServicePort(number, _target(fields, number), name, read_protocol(fields), node_port)
 
 
 def _target(fields: Fields, default: int) -> int | str:

@@ -212,9 +212,9 @@ def test_a_client_stays_with_its_endpoint_as_long_as_asked(spec: dict[str, Any],
         ),
         (service_with(clusterIP="localhost"), "spec.clusterIP", "neither an IPv4 address"),
         (
-            service_with(ports=[{"port": 80, "protocol": "SCTP"}]),
+            service_with(ports=[{"port": 80, "protocol": "DCCP"}]),
             "spec.ports[0].protocol",
-            "not supported yet",
+            "is not one of TCP, UDP, SCTP",
         ),
     ],
 )
