@@ -194,6 +194,8 @@ class Kubelet:
             in_cluster=self._cluster is not None,
         )
         facts = NodeFacts(config.state_directory, self._machine.memory_bytes, self._machine.address, dns)
+        if self._cluster is not None:
+            facts = replace(facts, handler_of=self._cluster.runtime_classes.handler)
         words = DiskLastWords(config.state_directory)
         runner = NetworkHookRunner(self._runtime, self._events, clock)
         self._hooks = Hooks(runner, self._events, clock, lambda uid: self._workers.probe_moved(uid))

@@ -20,6 +20,7 @@ from services.common.lifecycle import supervise
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
 from services.kubelet.adapters.cluster_objects import ClusterObjects
+from services.kubelet.adapters.runtime_classes import RuntimeClasses
 from services.kubelet.config import KubeletConfig
 from services.kubelet.core import admission, kube_node, listening
 from services.kubelet.core.events import Event
@@ -88,6 +89,7 @@ class Cluster:
         self.objects = ClusterObjects(
             self.api, self._cache, clock, bodies=self._pods.bodies, authority=_authority(access)
         )
+        self.runtime_classes = RuntimeClasses(self.api)
         self._reporter = StatusReporter(self.api, self._pods, statuses, clock)
         self._registrar = NodeRegistrar(self.api, self._registration(config, name), node, clock)
         self._mirrors = Mirrors(

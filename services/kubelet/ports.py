@@ -139,6 +139,7 @@ class SandboxConfig:
     log_directory: str
     manifest: str = ""
     dns: PodDns = field(default=PodDns())
+    runtime_handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,3 +170,11 @@ async def test_a_name_that_is_too_long_makes_no_sandbox() -> None:
     pod = a_pod(name="a" * 60, naming=Naming("sub", hostname_as_fqdn=True))
     with pytest.raises(TripodError, match="is too long"):
         await started(pod)
+
+
+async def test_a_runtime_class_names_a_handler() -> None:
+    """Standalone the one of its own name; none is the runtime's default."""
+    runtime, _, _ = await started(a_pod(runtime_class_name="gvisor"))
+    others, _, _ = await started(a_pod())
+
+    assert (runtime.sandboxes[0].runtime_handler, others.sandboxes[0].runtime_handler) == ("gvisor", "")

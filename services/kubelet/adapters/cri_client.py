@@ -181,8 +181,9 @@ class CriRuntime:
 
     async def create_sandbox(self, config: SandboxConfig) -> SandboxId:
         """Make a ready sandbox."""
-        handler = config.pod.spec.runtime_class_name
-        request = pb.RunPodSandboxRequest(config=_sandbox_config(config), runtime_handler=handler)
+        request = pb.RunPodSandboxRequest(
+            config=_sandbox_config(config), runtime_handler=config.runtime_handler
+        )
         answer = await self._call(self._runtime.RunPodSandbox, request, seconds=_CREATE_SECONDS)
         return SandboxId(answer.pod_sandbox_id)
 

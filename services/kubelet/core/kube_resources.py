@@ -12,4 +12,5 @@ SECRETS = Resource("v1", "secrets")
 SERVICES = Resource("v1", "services")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts")
 LEASES = Resource("coordination.k8s.io/v1", "leases")
+RUNTIME_CLASSES = Resource("node.k8s.io/v1", "runtimeclasses", namespaced=False)
 LEASE_NAMESPACE = "kube-node-lease"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +61,10 @@ _STARTS = 10
 _LOOK_SECONDS = 0.03
 
 
+async def _own_name(runtime_class: str) -> str:
+    return runtime_class
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What the node gives to its pods."""
@@ -70,6 +74,8 @@ class NodeFacts:
     # Where pods on the host's network are.
     address: str = "127.0.0.1"
     dns: NodeDns = field(default=NodeDns())
+    # Says which handler of the runtime a class names; standalone, the one of its own name.
+    handler_of: Callable[[str], Awaitable[str]] = _own_name
 
 
 @dataclass(slots=True)
@@ -243,6 +249,9 @@ class Actor:
             self._events.emit(pod, "SandboxChanged", f"Making a new sandbox: {action.reason}")
         try:
             config = self._sandbox_config(pod, action.attempt, render.portable(pod))
+            if pod.spec.runtime_class_name:
+                handler = await self._facts.handler_of(pod.spec.runtime_class_name)
+                config = replace(config, runtime_handler=handler)
             for reason, message in config.dns.warnings:
                 self._events.emit(pod, reason, message, warning=True)
             async with self._starts:
