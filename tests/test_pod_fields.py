@@ -28,11 +28,30 @@ metadata: {name: web}
 spec:
   volumes:
   - {name: scratch, emptyDir: {}}
+  - {name: config, configMap: {name: a, items: [{key: a, path: b}]}}
+  - {name: secret, secret: {secretName: a, items: [{key: a, path: b}]}}
+  - {name: self, downwardAPI: {items: [{path: a, fieldRef: {fieldPath: metadata.labels}}]}}
+  - {name: image, image: {reference: "app:1"}}
+  - name: projected
+    projected:
+      sources:
+      - {configMap: {name: a}}
+      - {secret: {name: a}}
+      - {downwardAPI: {items: [{path: a, resourceFieldRef: {resource: limits.cpu, containerName: app}}]}}
+      - {serviceAccountToken: {path: token}}
   - {name: host, hostPath: {path: /x}}
   containers:
   - name: app
     image: app:1
-    env: [{name: A}]
+    env:
+    - {name: A}
+    - {name: B, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: C, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}
+    - {name: D, valueFrom: {configMapKeyRef: {name: a, key: b}}}
+    - {name: E, valueFrom: {secretKeyRef: {name: a, key: b}}}
+    envFrom:
+    - {configMapRef: {name: a}}
+    - {secretRef: {name: a}}
     ports: [{containerPort: 80}]
     resources: {limits: {cpu: 1}}
     volumeMounts: [{name: scratch, mountPath: /s}]

@@ -15,6 +15,9 @@ from tools import engine, images
 from tools.steps import ROOT, RUN, STATE, Report, doing, main_wrapper, run, succeeds
 from tools.up import compose_environment
 
+# Those that docker-compose.yml gives it.
+_KUBELET_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE")
+
 
 def main() -> int:
     """Take the node down. Works while services are broken, and may be repeated."""
@@ -40,7 +43,8 @@ def _remove_node(report: Report) -> None:
         with doing("Removing pods and the pod network"):
             said = _in_image(
                 "kubelet",
-                ["--pid", "host", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_ADMIN"]
+                ["--pid", "host"]
+                + [word for name in _KUBELET_CAPABILITIES for word in ("--cap-add", name)]
                 + ["-v", "/proc/sys/net:/host/proc/sys/net", "-e", "TRIPOD_PROC_SYS=/host/proc/sys"],
                 environment,
             )

@@ -31,6 +31,7 @@ from services.common.watch import WatchHub
 from services.kubelet.adapters import machine
 from services.kubelet.adapters.cadvisor_client import CadvisorClient
 from services.kubelet.adapters.cri_client import CriRuntime
+from services.kubelet.adapters.engine_space import EngineSpace
 from services.kubelet.adapters.files import DiskFiles, resolver
 from services.kubelet.adapters.hook_runner import NetworkHookRunner
 from services.kubelet.adapters.kube_reviews import KubeReviewer
@@ -38,6 +39,7 @@ from services.kubelet.adapters.last_words import DiskLastWords
 from services.kubelet.adapters.log_files import DiskLogFiles
 from services.kubelet.adapters.probe_measures import MeasuredProbeRunner
 from services.kubelet.adapters.probe_runner import NetworkProbeRunner
+from services.kubelet.adapters.volume_disk import VolumeDisk
 from services.kubelet.cluster import Cluster
 from services.kubelet.config import AUTO, POD_CIDR, KubeletConfig
 from services.kubelet.core import admission, listening, render, resource_metrics, sysctls, volumes
@@ -50,6 +52,7 @@ from services.kubelet.core.manifest_network import is_address
 from services.kubelet.core.measures import page as measures_page
 from services.kubelet.core.model import Pod
 from services.kubelet.core.node import Disk, NodeStatus, capacity, countable, standard_labels
+from services.kubelet.core.resolve import Surroundings
 from services.kubelet.core.status import PodStatus, StatePhase, to_kubernetes
 from services.kubelet.core.summary import Summary, summarize, to_json
 from services.kubelet.cri.app import CriServer
@@ -61,18 +64,23 @@ from services.kubelet.loops.eventlog import EventLog
 from services.kubelet.loops.explainer import Explainer, Faults
 from services.kubelet.loops.hooks import Hooks
 from services.kubelet.loops.housekeeping import Housekeeper
+from services.kubelet.loops.local_storage import LocalStorage
 from services.kubelet.loops.log_rotation import LogRotator
 from services.kubelet.loops.manifests import ManifestDirectory
 from services.kubelet.loops.node_status import NodeWatcher
 from services.kubelet.loops.pleg import RuntimeWatcher
 from services.kubelet.loops.pod_starts import PodStarts
+from services.kubelet.loops.podvolumes import PodVolumes
 from services.kubelet.loops.prober import Prober
+from services.kubelet.loops.pulling import Puller
 from services.kubelet.loops.stopping import Stopper
 from services.kubelet.loops.sync import PodWorkers
+from services.kubelet.objects.brought import LocalObjects
 from services.kubelet.objects.claim import StateClaim
 from services.kubelet.objects.cluster_view import ClusterView
 from services.kubelet.objects.store import ObjectStore
-from services.kubelet.ports import PodSource
+from services.kubelet.objects.tokens import TokenIssuer
+from services.kubelet.ports import PodObjects, PodSource
 from services.kubelet.server import objects, pods
 from services.kubelet.server.nodes import NodeServicer
 from services.kubelet.server.objects import ObjectServicer
@@ -161,11 +169,18 @@ class Kubelet:
         self._stack.push_async_callback(stats_channel.close, None)
         self._runtime = CriRuntime(channel)
         self._cadvisor = CadvisorClient(stats_channel, config.cadvisor_metrics_url)
-        self._files = DiskFiles(state)
+        engine = config.cri_endpoint or config.docker_host
+        self._space = EngineSpace(engine)
+        self._stack.callback(self._space.close)
+        self._volume_disk = VolumeDisk(state, self._space)
+        self._files = DiskFiles(state, self._volume_disk)
         self._awaited = ""
         self._node: NodeWatcher
         self._cluster = self._joined(run_id) if config.kubeconfig else None
         self._source: PodSource = self._cluster.source if self._cluster else self._store
+        issuer = config.token_issuer or f"urn:tripod:node:{self._name}"
+        self._local_objects = LocalObjects(self._store, TokenIssuer(state, issuer, self._clock))
+        self._objects: PodObjects = self._cluster.objects if self._cluster else self._local_objects
         self._join()
 
     def _joined(self, run_id: str) -> Cluster:
@@ -199,6 +214,15 @@ class Kubelet:
         words = DiskLastWords(config.state_directory)
         runner = NetworkHookRunner(self._runtime, self._events, clock)
         self._hooks = Hooks(runner, self._events, clock, lambda uid: self._workers.probe_moved(uid))
+        volumes_of_pods = PodVolumes(
+            self._objects,
+            self._volume_disk,
+            self._events,
+            clock,
+            state_directory=config.state_directory,
+            around=self._surroundings,
+            recursive_read_only=self._runtime.recursive_read_only,
+        )
         actor = Actor(
             self._runtime,
             self._source,
@@ -209,6 +233,8 @@ class Kubelet:
             stopper=Stopper(self._runtime, runner, self._events, clock),
             hooks=self._hooks,
             words=words,
+            volumes=volumes_of_pods,
+            puller=Puller(self._runtime, self._objects, self._events, self._account_secrets),
         )
         self._workers = PodWorkers(
             files=self._files,
@@ -221,6 +247,7 @@ class Kubelet:
             host_ip=self._machine.address,
             hooks=self._hooks,
             words=words,
+            volumes=volumes_of_pods,
         )
         self._probe_runner = NetworkProbeRunner(self._runtime)
         self._stack.push_async_callback(self._probe_runner.close)
@@ -230,6 +257,16 @@ class Kubelet:
         self._watcher = RuntimeWatcher(self._runtime, clock, self._workers.wake)
         self._pod_starts = PodStarts(self._statuses, clock)
         self._traffic = Traffic(clock)
+        self._local_storage = LocalStorage(
+            self._source,
+            self._statuses.snapshot,
+            self._runtime,
+            DiskLogFiles(),
+            self._volume_disk,
+            clock=clock,
+            state_directory=config.state_directory,
+            end=self._workers.end,
+        )
         self._housekeeper = Housekeeper(
             self._source, self._runtime, self._files, clock, certain=self._certain
         )
@@ -255,6 +292,27 @@ class Kubelet:
             measure=self._measure,
             faults=self._faults,
         )
+
+    def _surroundings(self, addresses: tuple[str, ...]) -> Surroundings:
+        """Say what the node knows of itself and of a pod with these addresses."""
+        facts = self._machine
+        return Surroundings(
+            node_name=self._name,
+            host_ips=(facts.address,),
+            pod_ips=addresses,
+            cpu_millicores=facts.cpu_count * 1000,
+            memory_bytes=facts.memory_bytes,
+            disk_bytes=facts.disk_bytes,
+        )
+
+    def _account_secrets(self, pod: Pod) -> Sequence[str]:
+        """Name the pull secrets of a pod's account; in a cluster admission has put them into the pod."""
+        return () if self._cluster else self._local_objects.account_secrets(pod)
+
+    async def _follow_objects(self) -> None:
+        """Wake the pods that bring in what changes."""
+        async for key in self._objects.object_changes():
+            self._workers.object_changed(key)
 
     def _first_status(self) -> NodeStatus:
         facts = self._machine
@@ -373,6 +431,8 @@ class Kubelet:
                 "store": self._store.run,
                 "workers": self._workers.run,
                 "source": self._workers.follow_source,
+                "objects": self._follow_objects,
+                "local-storage": self._local_storage.run,
                 "runtime-events": self._watcher.follow,
                 "runtime-relist": self._watcher.relist,
                 "log-rotation": self._rotator.run,
@@ -668,5 +728,14 @@ class Kubelet:
 
 
 async def cleanup(config: KubeletConfig) -> int:
-    """Remove every container of ours and the pod network; returns how many. Objects stay stored."""
-    return await cri_cleanup(cri_config(config))
+    """Remove every container of ours, the pod network and what was mounted; returns how many.
+
+    Objects stay stored.
+    """
+    count = await cri_cleanup(cri_config(config))
+    space = EngineSpace(config.docker_host)
+    disk = VolumeDisk(config.state_directory, space)
+    for uid in volumes.pods_of(await disk.mounts(), config.state_directory):
+        await disk.release(uid)
+    space.close()
+    return count

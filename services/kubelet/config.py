@@ -77,6 +77,9 @@ class KubeletConfig:
     cni_netns_dir: Path = setting(
         Path("/run/netns"), help="Where network namespaces of CNI's sandboxes are kept."
     )
+    token_issuer: str = setting(
+        "", help="Who issues tokens of service accounts; empty means urn:tripod:node:NAME."
+    )
     pause_image: str = setting("tripod-pause:1", help="Image of the container that holds a sandbox.")
     pull_progress_deadline_seconds: int = setting(
         60, help="Longest wait for an image without any progress of its pull."

@@ -24,8 +24,11 @@ from services.kubelet.core.model import (
     SandboxId,
     Secret,
     Service,
+    Volume,
 )
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox
+from services.kubelet.core.payload import Payload
+from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.core.resources import KernelResources
 from services.kubelet.core.security import Rights
 from services.kubelet.core.stream_options import Streams
@@ -220,8 +223,12 @@ class Runtime(Protocol):
         """Return as whom an image runs: a number, or else a name; "" for what is not said or not there."""
         ...
 
-    async def pull_image(self, image: str) -> None:
-        """Pull an image."""
+    async def pull_image(self, image: str, credential: Credential | None = None) -> None:
+        """Pull an image, as somebody whom its registry knows."""
+        ...
+
+    async def recursive_read_only(self) -> bool:
+        """Tell whether mounts can be read-only with all that is mounted below them."""
         ...
 
     async def create_container(self, sandbox: SandboxId, config: ContainerConfig) -> ContainerId:
@@ -369,6 +376,30 @@ class LogFiles(Protocol):
 
     async def remove(self, path: Path) -> None:
         """Remove a file. An absent one is no error."""
+        ...
+
+
+class VolumeFiles(Protocol):
+    """Makes the volumes of pods. All raise `TripodError`; every call may be repeated."""
+
+    async def prepare(self, pod: Pod, volume: Volume, node_memory_bytes: int) -> None:
+        """Make what a volume needs before anything is in it; see that a host's path is what it must be."""
+        ...
+
+    async def write(self, pod: Pod, volume: Volume, payload: Payload, stamp: str) -> bool:
+        """Make a volume's files `payload`, all at once; tells whether anything changed."""
+        ...
+
+    async def read(self, pod: Pod, volume: Volume, path: str) -> str:
+        """Return a file of a volume that was written before; "" where there is none."""
+        ...
+
+    async def written(self, pod: Pod, volume: Volume) -> bool:
+        """Tell whether a volume has files, of whatever age."""
+        ...
+
+    async def sub_path(self, pod: Pod, volume: Volume, path: str, place: tuple[str, int]) -> str:
+        """Return what a runtime can mount for a path within a volume; `place` is a container's mount."""
         ...
 
 

@@ -11,6 +11,7 @@ from services.kubelet.loops.hooks import Hooks
 from services.kubelet.loops.stopping import Stopper
 from services.kubelet.ports import EventSink, PodFiles, PodSource, Runtime
 from tests.fakes.last_words import FakeLastWords
+from tests.fakes.volumes import FakeObjects, FakeVolumeFiles, what_pods_bring
 
 
 def an_actor(
@@ -20,10 +21,13 @@ def an_actor(
     events: EventSink,
     facts: NodeFacts,
     restriction: Callable[[], str] = lambda: "",
+    objects: FakeObjects | None = None,
+    volumes: FakeVolumeFiles | None = None,
 ) -> Actor:
     """Make an actor."""
     clock = SystemClock()
     runner = NetworkHookRunner(runtime, events, clock)
+    brought = what_pods_bring(runtime, events, objects, volumes)
     return Actor(
         runtime,
         source,
@@ -34,4 +38,6 @@ def an_actor(
         stopper=Stopper(runtime, runner, events, clock),
         hooks=Hooks(runner, events, clock, lambda uid: None),
         words=FakeLastWords(),
+        volumes=brought[0],
+        puller=brought[1],
     )

@@ -12,6 +12,7 @@ from services.common.errors import Code, TripodError
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
+from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.core.spec_hash import spec_hash
 from services.kubelet.core.stream_options import Streams
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
@@ -32,6 +33,8 @@ class FakeRuntime:
         self.pullable = set(pullable)
         self.users: dict[str, str] = {}
         self.layers: dict[ContainerId, int] = {}
+        self.private: dict[str, Credential] = {}
+        self.asked_as: list[Credential | None] = []
         self.down = False
         self.calls: list[str] = []
         self.commands: list[tuple[str, ...]] = []
@@ -174,9 +177,16 @@ class FakeRuntime:
         self._called("image_user")
         return self.users.get(image, "")
 
-    async def pull_image(self, image: str) -> None:
-        """Pull an image that can be pulled."""
+    async def recursive_read_only(self) -> bool:
+        """Tell that nothing of the kind is there."""
+        return False
+
+    async def pull_image(self, image: str, credential: Credential | None = None) -> None:
+        """Pull an image that can be pulled; one in `private` by whoever it says."""
         self._called("pull_image")
+        self.asked_as.append(credential)
+        if image in self.private and credential != self.private[image]:
+            raise refused("IMAGE_PULL_FAILED", f"Failed to pull image {image!r}: denied", Code.UNKNOWN)
         if image not in self.pullable:
             raise refused("IMAGE_PULL_FAILED", f"Failed to pull image {image!r}: no such host", Code.UNKNOWN)
         self.present.add(image)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from services.kubelet.adapters.files import DiskFiles
 from services.kubelet.adapters.removal import remove_tree
 from services.kubelet.core.model import PodUid
+from tests.lab.pod_files import disk_files
 
 
 @contextmanager
@@ -38,7 +38,7 @@ async def test_a_mount_below_a_pod_is_never_emptied(tmp_path: Path) -> None:
     for name in ("mounted/x", "other/y"):
         (volume / name).mkdir(parents=True)
     (volume / "file").touch()
-    files = DiskFiles(tmp_path)
+    files = disk_files(tmp_path)
     with bound(canary, volume / "mounted"), bound(canary / "below/alive", volume / "file"):
         await files.remove(PodUid("uid"))
 

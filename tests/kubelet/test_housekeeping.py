@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from services.kubelet.adapters.files import DiskFiles
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.loops.housekeeping import Housekeeper
 from tests.builders import a_pod
 from tests.fakes.clock import FakeClock
 from tests.fakes.runtime import FakeRuntime
+from tests.lab.pod_files import disk_files
 
 pytestmark = pytest.mark.asyncio
 
@@ -32,7 +32,7 @@ async def test_logs_of_a_pod_that_nobody_knows_go_and_no_others(tmp_path: Path) 
         (tmp_path / "pod-logs" / name / "app").mkdir(parents=True)
         (tmp_path / "pod-logs" / name / "app/0.log").write_text("a line")
     source: Any = Source()
-    housekeeper = Housekeeper(source, FakeRuntime(), DiskFiles(tmp_path), FakeClock())
+    housekeeper = Housekeeper(source, FakeRuntime(), disk_files(tmp_path), FakeClock())
     housekeeper.spare([PodUid("uid-spared")])
 
     await housekeeper.clean()

@@ -23,6 +23,7 @@ TEST_IMAGE = "tripod-test:1"
 _APPLETS = (
     *("sh", "sleep", "echo", "cat", "true", "false", "yes", "nc", "httpd", "wget", "id", "dd", "head"),
     *("tr", "printf", "rm", "ls", "mkdir", "sync", "df", "tar", "env", "hostname", "stty", "grep", "kill"),
+    "stat",
 )
 
 

@@ -1,8 +1,9 @@
 """Kill the kubelet at every instant of a pod's life, with a CRI server that outlives it.
 
 The story: a bystander runs all the time. A pod of two containers is applied, becomes
-ready, crashes once, is deleted. Another comes and goes as a file of the manifest
-directory. A pod that nobody wants any more is found at the runtime and removed.
+ready, crashes once, sees a ConfigMap change, is deleted; it brings variables, files, a token
+and, where the tests may mount, volumes in memory and by sub path. Another comes and goes
+as a file of the manifest directory. A pod that nobody wants any more is found at the runtime and removed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import Any
 from tripod.cri.v1 import api_pb2 as cri
 
 from services.common.grpcclient import open_channel
+from services.kubelet.adapters import mounting
+from services.kubelet.core.model import PodUid
+from services.kubelet.core.volumes import files_dir
 from tests.fakes.cri_server import UID_LABEL, FakeCri, cri_server
 from tests.lab.kubelet_client import KubeletClient
 from tests.matrix.process import Failure, Service, enumerate_instants, until
@@ -92,9 +96,53 @@ async def world(folder: Path, fake: FakeCri) -> AsyncIterator[World]:
         await server.stop(0.1)
 
 
+def bringing(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Let a pod bring in whatever can be had here."""
+    token = {"serviceAccountToken": {"path": "token", "expirationSeconds": 600}}
+    labels = {"downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]}}
+    volumes = [
+        {"name": "config", "configMap": {"name": "settings"}},
+        {"name": "key", "secret": {"secretName": "key"}},
+        {"name": "all", "projected": {"sources": [token, labels]}},
+    ]
+    mounts = [{"name": volume["name"], "mountPath": f"/{volume['name']}"} for volume in volumes]
+    if mounting.may_mount():
+        volumes.append({"name": "fast", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
+        mounts.append({"name": "fast", "mountPath": "/fast", "subPath": "a/b"})
+    wanted["spec"]["volumes"] += volumes
+    container = wanted["spec"]["containers"][0]
+    container["volumeMounts"] = [*container["volumeMounts"], *mounts]
+    secret = {"secretKeyRef": {"name": "key", "key": "password"}}
+    container["env"] = [*container["env"], {"name": "PASSWORD", "valueFrom": secret}]
+    return wanted
+
+
+def settings(mode: str) -> dict[str, Any]:
+    """Write the ConfigMap that the story changes."""
+    data = {"mode": mode, "other": "x"}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": data}
+
+
 async def _apply(made: World) -> None:
-    await made.apply(pod("victim", PULLED, "Always"))
+    key = {"password": CANARY}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "key"}, "stringData": key}
+    await made.apply(settings("fast"), secret, bringing(pod("victim", PULLED, "Always")))
     await made.ready("victim")
+
+
+async def _change(made: World) -> None:
+    await made.apply(settings("slow"))
+    uid = (await made.pods())["victim"].uid
+    volume = files_dir(made.folder / "state", PodUid(uid), "config", "configMap")
+
+    async def changed() -> bool:
+        await made.service.revive()
+        seen = await asyncio.to_thread((volume / "..data/mode").read_text)
+        if seen not in ("fast", "slow"):
+            raise Failure(f"I5 no loss: the file holds {seen!r}")
+        return seen == "slow"
+
+    await until(changed, "the change is in the volume", 30.0)
 
 
 async def _crash(made: World) -> None:
@@ -145,6 +193,7 @@ async def _orphan(made: World) -> None:
 _ACTS: dict[str, Act] = {
     "apply": _apply,
     "crash": _crash,
+    "change": _change,
     "delete": _delete,
     "file": _file,
     "unfile": _unfile,
@@ -159,6 +208,8 @@ async def judge(made: World, before: FakeCri) -> None:
     await judge_order(made)
     judge_bounds((await made.audit()).process, CAPS)
     judge_folders(made.folder / "state", 1)
+    if mounts := mounting.mounts_below(made.folder):
+        raise Failure(f"I4 no leak: still mounted: {mounts}")
     judge_silence(made)
     took = await made.service.terminate()
     if took > 8.0:
@@ -214,6 +265,8 @@ class KubeletMatrix:
         fake.copy_from(self._before)
         async with world(folder, fake) as made:
             yield made
+        for path in reversed(mounting.mounts_below(folder)):
+            mounting.unmount(Path(path))
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _tell(self, made: World, instant: str) -> None:

@@ -16,6 +16,7 @@ from cli.errors import Exit
 from services.common.errors import Code, RemoteError
 from services.common.grpcclient import call
 from services.kubelet.core.model import ContainerId, PodUid
+from services.kubelet.core.pull_secrets import Credential
 from tests.fakes.kernel import MemoryKernel
 from tests.fakes.runtime import FakeRuntime
 from tests.lab.command import tripod
@@ -126,10 +127,10 @@ class SlowRuntime(FakeRuntime):
         super().__init__(pullable=["slow:1"])
         self.pull, self.stop = asyncio.Event(), asyncio.Event()
 
-    async def pull_image(self, image: str) -> None:
+    async def pull_image(self, image: str, credential: Credential | None = None) -> None:
         """Pull when told."""
         await self.pull.wait()
-        await super().pull_image(image)
+        await super().pull_image(image, credential)
 
     async def stop_container(self, container: ContainerId, grace_seconds: int) -> None:
         """Stop when told."""

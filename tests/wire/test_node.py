@@ -33,6 +33,7 @@ from services.common.watch import WatchHub
 from services.kubelet.adapters.hook_runner import NetworkHookRunner
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.core.model import PodUid
+from services.kubelet.core.resolve import Surroundings
 from services.kubelet.core.status import PodStatus, to_kubernetes
 from services.kubelet.loops.actions import Actor, NodeFacts
 from services.kubelet.loops.eventlog import EventLog
@@ -40,10 +41,14 @@ from services.kubelet.loops.explainer import Explainer, Faults
 from services.kubelet.loops.hooks import Hooks
 from services.kubelet.loops.housekeeping import Housekeeper
 from services.kubelet.loops.pleg import RuntimeWatcher
+from services.kubelet.loops.podvolumes import PodVolumes
 from services.kubelet.loops.prober import Prober
+from services.kubelet.loops.pulling import Puller
 from services.kubelet.loops.stopping import Stopper
 from services.kubelet.loops.sync import PodWorkers
+from services.kubelet.objects.brought import LocalObjects
 from services.kubelet.objects.store import ObjectStore
+from services.kubelet.objects.tokens import TokenIssuer
 from services.kubelet.ports import ProbeOutcome, ProbeTarget
 from services.kubelet.server.objects import ObjectServicer
 from services.kubelet.server.pods import PodServicer
@@ -60,6 +65,7 @@ from tests.fakes.files import FakeFiles
 from tests.fakes.kernel import MemoryKernel
 from tests.fakes.last_words import FakeLastWords
 from tests.fakes.runtime import FakeRuntime
+from tests.fakes.volumes import FakeVolumeFiles
 
 pytestmark = pytest.mark.asyncio
 LIMIT_SECONDS = 15
@@ -160,6 +166,16 @@ async def running(
     files = files or FakeFiles()
     runner, words = NetworkHookRunner(runtime, events, clock), FakeLastWords()
     hooks = Hooks(runner, events, clock, lambda uid: workers.probe_moved(uid))
+    brought = LocalObjects(store, TokenIssuer(folder, "urn:test", clock))
+    volumes = PodVolumes(
+        brought,
+        FakeVolumeFiles(),
+        events,
+        clock,
+        state_directory=folder,
+        around=lambda addresses: Surroundings(pod_ips=addresses),
+        recursive_read_only=runtime.recursive_read_only,
+    )
     actor = Actor(
         runtime,
         store,
@@ -169,6 +185,8 @@ async def running(
         stopper=Stopper(runtime, runner, events, clock),
         hooks=hooks,
         words=words,
+        volumes=volumes,
+        puller=Puller(runtime, brought, events, brought.account_secrets),
     )
     workers = PodWorkers(
         source=store,
@@ -181,6 +199,7 @@ async def running(
         host_ip="192.0.2.1",
         hooks=hooks,
         words=words,
+        volumes=volumes,
     )
     prober = Prober(probes, events, clock, workers.probe_moved)
     workers.bind(prober)

@@ -21,8 +21,10 @@ from services.kubelet.adapters.runtime_measures import RuntimeMeasures
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
+from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.core.spec_hash import spec_hash
 from services.kubelet.core.stream_options import Streams
+from services.kubelet.core.volumes import Mount
 from services.kubelet.errors import RuntimeListIncompleteError
 from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
 
@@ -208,10 +210,17 @@ class CriRuntime:
         found = (await self._call(self._images.ImageStatus, request)).image
         return str(found.uid.value) if found.HasField("uid") else str(found.username)
 
-    async def pull_image(self, image: str) -> None:
+    async def pull_image(self, image: str, credential: Credential | None = None) -> None:
         """Pull an image."""
         request = pb.PullImageRequest(image=pb.ImageSpec(image=image))
+        if credential is not None:
+            request.auth.username, request.auth.password = credential.username, credential.password
         await self._call(self._images.PullImage, request, seconds=_PULL_SECONDS)
+
+    async def recursive_read_only(self) -> bool:
+        """Tell what the runtime's default handler can."""
+        answer = await self._call(self._runtime.Status, pb.StatusRequest(), seconds=_STATUS_SECONDS)
+        return any(h.features.recursive_read_only_mounts for h in answer.runtime_handlers if not h.name)
 
     async def create_container(self, sandbox: SandboxId, config: ContainerConfig) -> ContainerId:
         """Create a container."""
@@ -388,6 +397,27 @@ def _sandbox_config(config: SandboxConfig) -> pb.PodSandboxConfig:
     )
 
 
+_PROPAGATION = {
+    "None": pb.PROPAGATION_PRIVATE,
+    "HostToContainer": pb.PROPAGATION_HOST_TO_CONTAINER,
+    "Bidirectional": pb.PROPAGATION_BIDIRECTIONAL,
+}
+
+
+def _mount(mount: Mount) -> pb.Mount:
+    made = pb.Mount(
+        host_path=mount.host_path,
+        container_path=mount.container_path,
+        readonly=mount.read_only,
+        propagation=_PROPAGATION[mount.propagation],
+        recursive_read_only=mount.recursive_read_only,
+        image_sub_path=mount.image_sub_path,
+    )
+    if mount.image:
+        made.image.image = made.image.user_specified_image = mount.image
+    return made
+
+
 def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
     wanted = config.resources
     made = pb.ContainerConfig(
@@ -397,10 +427,7 @@ def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
         args=config.args,
         working_dir=config.container.working_dir,
         envs=[pb.KeyValue(key=key, value=value.encode()) for key, value in config.environment.items()],
-        mounts=[
-            pb.Mount(host_path=m.host_path, container_path=m.container_path, readonly=m.read_only)
-            for m in config.mounts
-        ],
+        mounts=[_mount(mount) for mount in config.mounts],
         labels={**_labels(config.pod), "io.kubernetes.container.name": config.container.name},
         log_path=config.log_path,
         annotations=_container_annotations(config),

@@ -11,6 +11,7 @@ from services.common.errors import Code
 from services.common.logs import get_logger
 from services.kubelet.adapters import ownership
 from services.kubelet.adapters.removal import remove_tree
+from services.kubelet.adapters.volume_disk import VolumeDisk
 from services.kubelet.core import volumes
 from services.kubelet.core.audit import Disk
 from services.kubelet.core.dns import NodeDns
@@ -27,8 +28,9 @@ _RECORD_BYTES = 1 << 20
 class DiskFiles:
     """Works under the state directory, whose path is the same on the host."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, volume_disk: VolumeDisk) -> None:
         self._state = state
+        self._volume_disk = volume_disk
         self._left: set[Path] = set()
 
     async def prepare(self, pod: Pod) -> None:
@@ -89,7 +91,8 @@ class DiskFiles:
             fresh.replace(path)
 
     async def remove(self, pod: PodUid) -> None:
-        """Remove everything of a pod but its logs."""
+        """Remove everything of a pod but its logs: what is mounted for it first."""
+        await self._volume_disk.release(pod)
         await asyncio.to_thread(self._remove, volumes.pod_directory(self._state, pod))
 
     async def remove_logs(self, pod: Pod) -> None:
@@ -125,15 +128,14 @@ class DiskFiles:
 
     async def disk(self) -> Disk:
         """List what lies in the state directory."""
-        return await asyncio.to_thread(self._disk)
+        mounts = await self._volume_disk.mounts()
+        return await asyncio.to_thread(self._disk, mounts)
 
-    def _disk(self) -> Disk:
-        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        below = f"{self._state}/pods/"
+    def _disk(self, mounts: list[str]) -> Disk:
         return Disk(
             pod_folders=sorted(self._known()),
             log_folders=sorted(_names(volumes.log_root(self._state))),
-            mounts=sorted(mount for mount in mounts if mount.startswith(below)),
+            mounts=mounts,
         )
 
     def _known(self) -> set[PodUid]:

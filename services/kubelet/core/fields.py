@@ -18,7 +18,8 @@ from services.kubelet.core import quantity
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 DNS_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9](-?[a-z0-9])*")
-ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+# Printable ASCII but `=`, as Kubernetes has it since 1.34.
+ENV_NAME = re.compile(r"[ -<>-~]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TOLD_CHARACTERS = 1000
 _LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -200,6 +201,20 @@ class Fields:
             else:
                 found[key] = item
         return found
+
+    def amount(self, name: str) -> int | None:
+        """Read a quantity of bytes; None where there is none."""
+        value = self._value.get(name)
+        if value is None:
+            return None
+        try:
+            text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+            if not isinstance(text, str):
+                raise quantity.QuantityError(f"must be a quantity, not {_kind(value)}")
+            return quantity.whole(text)
+        except quantity.QuantityError as error:
+            self.fault(name, str(error))
+            return None
 
     def amounts(self, name: str, readers: Mapping[str, Callable[[str], int]]) -> dict[str, int]:
         """Read a mapping of resource names to quantities, each by its reader."""

@@ -6,12 +6,12 @@ and we refuse for now, with the values that change nothing.
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from typing import Any
 
 from services.kubelet.core import env
-from services.kubelet.core.fields import DNS_LABEL, ENV_NAME, Faults, Fields, path_fault
+from services.kubelet.core.fields import DNS_LABEL, Faults, Fields, path_fault
+from services.kubelet.core.images import IMAGE, default_policy
 from services.kubelet.core.manifest_lifecycle import (
     read_lifecycle,
     read_message_path,
@@ -19,11 +19,13 @@ from services.kubelet.core.manifest_lifecycle import (
     read_restart_policy,
     read_restart_rules,
 )
+from services.kubelet.core.manifest_mount import lies_in, read_mounts
 from services.kubelet.core.manifest_ports import read_port
 from services.kubelet.core.manifest_probe import read_probe
 from services.kubelet.core.manifest_resources import read_resize_policy, read_resources
 from services.kubelet.core.manifest_security import read_container_security
-from services.kubelet.core.model import Container, EnvVar, PullPolicy, RestartPolicy, VolumeMount
+from services.kubelet.core.manifest_source import read_env_from, read_variable
+from services.kubelet.core.model import Container, PullPolicy, RestartPolicy, Volume
 
 
 class Kind(Enum):
@@ -34,16 +36,14 @@ class Kind(Enum):
     EPHEMERAL = "ephemeralContainers"
 
 
-_IMAGE = re.compile(r"\S{1,1024}")
 _LATER: dict[str, tuple[Any, ...]] = {
-    "envFrom": ([],),
     "volumeDevices": ([],),
 }
 
 
 _KNOWN = (
-    *("name", "image", "command", "args", "workingDir", "env", "ports", "resources", "volumeMounts"),
-    *("livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "imagePullPolicy"),
+    *("name", "image", "command", "args", "workingDir", "env", "envFrom", "ports", "resources"),
+    *("volumeMounts", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "imagePullPolicy"),
     *("tty", "stdin", "stdinOnce", "securityContext", "resizePolicy", "restartPolicy", "restartPolicyRules"),
     *("terminationMessagePath", "terminationMessagePolicy"),
 )
@@ -56,7 +56,7 @@ _NOT_INITIAL = _NOT_EPHEMERAL[:4]
 
 
 def read_container(
-    value: Any, path: str, faults: Faults, volumes: set[str], kind: Kind = Kind.MAIN
+    value: Any, path: str, faults: Faults, volumes: dict[str, Volume], kind: Kind = Kind.MAIN
 ) -> Container:
     """Read a container that may mount `volumes`."""
     fields = Fields(
@@ -69,10 +69,10 @@ def read_container(
     )
     if kind is Kind.INIT:
         _check_initial(fields)
-    image = fields.text("image", required=True, form=_IMAGE, what="an image reference")
+    image = fields.text("image", required=True, form=IMAGE, what="an image reference")
     ports = tuple(read_port(item, place, faults) for item, place in fields.items("ports"))
     faults.unique(fields.at("ports"), [port.name for port in ports])
-    variables = tuple(_env(item, place, faults) for item, place in fields.items("env"))
+    variables = tuple(read_variable(item, place, faults) for item, place in fields.items("env"))
     command, args = fields.texts("command"), fields.texts("args")
     try:
         env.check(variables, (*command, *args))
@@ -85,9 +85,10 @@ def read_container(
         args=args,
         working_dir=_working_dir(fields),
         env=variables,
+        env_from=tuple(read_env_from(item, place, faults) for item, place in fields.items("envFrom")),
         ports=ports,
         resources=read_resources(fields),
-        volume_mounts=_mounts(fields, volumes),
+        volume_mounts=read_mounts(fields, volumes),
         liveness_probe=read_probe(fields, "livenessProbe", ports),
         readiness_probe=read_probe(fields, "readinessProbe", ports),
         startup_probe=read_probe(fields, "startupProbe", ports),
@@ -122,69 +123,12 @@ def _working_dir(container: Fields) -> str:
     place = container.text("workingDir")
     if place and (wrong := path_fault(place)):
         container.fault("workingDir", wrong)
-    elif _lies_in(place, "proc"):
+    elif lies_in(place, "proc"):
         container.fault("workingDir", "must not lie in /proc")
     return place
 
 
-def _lies_in(place: str, top: str) -> bool:
-    return [part for part in place.split("/") if part not in ("", ".")][:1] == [top]
-
-
 def _pull_policy(fields: Fields, image: str) -> PullPolicy:
     """Default as Kubernetes: Always for the tag latest, else IfNotPresent."""
-    default = PullPolicy.ALWAYS if tag_is_latest(image) else PullPolicy.IF_NOT_PRESENT
-    chosen = fields.text("imagePullPolicy", default.value, choices=[p.value for p in PullPolicy])
+    chosen = fields.text("imagePullPolicy", default_policy(image), choices=[p.value for p in PullPolicy])
     return PullPolicy(chosen)
-
-
-def tag_is_latest(image: str) -> bool:
-    """Tell whether an image's tag is `latest`, written or implied."""
-    last = image.rsplit("/", 1)[-1]
-    return "@" not in last and (last.endswith(":latest") or ":" not in last)
-
-
-def _env(value: Any, path: str, faults: Faults) -> EnvVar:
-    fields = Fields(value, path, faults, known=("name", "value"), later={"valueFrom": ()})
-    name = fields.text("name", required=True, form=ENV_NAME, what="a name for a variable")
-    return EnvVar(name, fields.text("value"))
-
-
-def _mounts(container: Fields, volumes: set[str]) -> tuple[VolumeMount, ...]:
-    found = []
-    for value, path in container.items("volumeMounts"):
-        fields = Fields(
-            value,
-            path,
-            container.faults,
-            known=("name", "mountPath", "readOnly"),
-            later={
-                "subPath": ("",),
-                "subPathExpr": ("",),
-                "mountPropagation": ("None",),
-                "recursiveReadOnly": ("Disabled",),
-            },
-        )
-        name = fields.text("name", required=True)
-        if name and name not in volumes:
-            fields.fault("name", f"no volume is called {name!r}")
-        found.append(VolumeMount(name, _mount_path(fields), fields.flag("readOnly")))
-    paths = [mount.mount_path for mount in found]
-    for place in sorted({place for place in paths if paths.count(place) > 1}):
-        container.fault("volumeMounts", f"{place!r} is mounted twice")
-    return tuple(found)
-
-
-def _mount_path(mount: Fields) -> str:
-    """Read `mountPath`, in its shortest form: two ways to write a place are one place."""
-    place = mount.text("mountPath", required=True)
-    if not place:
-        return place
-    if wrong := path_fault(place) or ("must be without ':'" if ":" in place else None):
-        mount.fault("mountPath", wrong)
-    elif _lies_in(place, "proc"):
-        mount.fault("mountPath", "must not lie in /proc")
-    short = "/" + "/".join(part for part in place.split("/") if part not in ("", "."))
-    if short == "/":
-        mount.fault("mountPath", "must not be the root of the container")
-    return short

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.kubelet.core import manifest_network, manifest_scheduling, manifest_security
+from services.kubelet.core.brought import DownwardFiles, Projected, ResourceRef
 from services.kubelet.core.fields import DNS_LABEL, DNS_SUBDOMAIN, Faults, Fields
 from services.kubelet.core.manifest_config import read_secret_names
 from services.kubelet.core.manifest_container import Kind, read_container
@@ -16,7 +17,7 @@ from services.kubelet.core.manifest_lifecycle import check_sleeps
 from services.kubelet.core.manifest_ports import read_host_ports
 from services.kubelet.core.manifest_probe import MAX_SECONDS
 from services.kubelet.core.manifest_volume import read_volume
-from services.kubelet.core.model import Container, PodSpec, RestartPolicy
+from services.kubelet.core.model import Container, PodSpec, RestartPolicy, Volume
 from services.kubelet.core.rules import STANDALONE, Rules
 
 _LATER: dict[str, tuple[Any, ...]] = {
@@ -49,9 +50,9 @@ def read_pod_spec(value: Any, faults: Faults, rules: Rules = STANDALONE) -> PodS
     )
     volumes = tuple(read_volume(item, path, faults) for item, path in spec.items("volumes"))
     faults.unique(spec.at("volumes"), [volume.name for volume in volumes])
-    names = {volume.name for volume in volumes}
+    by_name = {volume.name: volume for volume in volumes}
     initial, containers, ephemeral = (
-        _containers(spec, kind, names) for kind in (Kind.INIT, Kind.MAIN, Kind.EPHEMERAL)
+        _containers(spec, kind, by_name) for kind in (Kind.INIT, Kind.MAIN, Kind.EPHEMERAL)
     )
     namespaces = manifest_security.read_namespaces(spec)
     network = namespaces.network
@@ -59,6 +60,8 @@ def read_pod_spec(value: Any, faults: Faults, rules: Rules = STANDALONE) -> PodS
     containers = read_host_ports(containers, spec.at(Kind.MAIN.value), faults, host_network=network)
     _check_names(spec, initial, containers, ephemeral)
     _check_targets(spec, ephemeral, {c.name for c in (*initial, *containers)})
+    lists = {Kind.INIT: initial, Kind.MAIN: containers, Kind.EPHEMERAL: ephemeral}
+    _check_containers_named(spec, lists, volumes)
     grace = spec.whole("terminationGracePeriodSeconds", 30, low=0, high=MAX_SECONDS)
     for kind, found in ((Kind.INIT, initial), (Kind.MAIN, containers)):
         for index, container in enumerate(found):
@@ -99,7 +102,7 @@ def _service_account(spec: Fields) -> str:
     return name or old or "default"
 
 
-def _containers(spec: Fields, kind: Kind, volumes: set[str]) -> tuple[Container, ...]:
+def _containers(spec: Fields, kind: Kind, volumes: dict[str, Volume]) -> tuple[Container, ...]:
     """Read one list of containers."""
     items = spec.items(kind.value, required=kind is Kind.MAIN)
     return tuple(read_container(item, path, spec.faults, volumes, kind) for item, path in items)
@@ -124,3 +127,27 @@ def _check_targets(spec: Fields, ephemeral: tuple[Container, ...], names: set[st
 def _deadline(spec: Fields) -> int | None:
     name = "activeDeadlineSeconds"
     return spec.whole(name, 1, low=1, high=MAX_SECONDS) if spec.has(name) else None
+
+
+def _check_containers_named(
+    spec: Fields, lists: dict[Kind, tuple[Container, ...]], volumes: tuple[Volume, ...]
+) -> None:
+    """See that every `containerName` of a resourceFieldRef is a container of the pod."""
+    names = {c.name for kind in (Kind.INIT, Kind.MAIN) for c in lists[kind]}
+    asked = [
+        (f"{spec.at(kind.value)}[{number}].env", variable.source)
+        for kind, containers in lists.items()
+        for number, container in enumerate(containers)
+        for variable in container.env
+    ]
+    asked += [
+        (f"{spec.at('volumes')}[{number}]", item.source)
+        for number, volume in enumerate(volumes)
+        if isinstance(volume.source, Projected)
+        for source in volume.source.sources
+        if isinstance(source, DownwardFiles)
+        for item in source.items
+    ]
+    for place, source in asked:
+        if isinstance(source, ResourceRef) and source.container and source.container not in names:
+            spec.faults.add(place, f"containerName: no container is called {source.container!r}")

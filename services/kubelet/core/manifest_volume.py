@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.kubelet.core.brought import ImageSource
 from services.kubelet.core.fields import DNS_LABEL, Faults, Fields, path_fault
-from services.kubelet.core.model import EmptyDir, HostPath, Volume
+from services.kubelet.core.images import IMAGE, default_policy
+from services.kubelet.core.manifest_files import PLUGINS, read_files
+from services.kubelet.core.model import (
+    EmptyDir,
+    HostPath,
+    PullPolicy,
+    Volume,
+    VolumeSource,
+)
 
-_HOST_PATH_LATER = (
+HOST_PATH_TYPES = (
+    "",
     "Directory",
     "DirectoryOrCreate",
     "File",
@@ -20,15 +30,14 @@ _HOST_PATH_LATER = (
     "CharDevice",
     "BlockDevice",
 )
+_SOURCES = ("emptyDir", "hostPath", "image", *PLUGINS)
 _LATER = [
     "awsElasticBlockStore",
     "azureDisk",
     "azureFile",
     "cephfs",
     "cinder",
-    "configMap",
     "csi",
-    "downwardAPI",
     "ephemeral",
     "fc",
     "flexVolume",
@@ -36,17 +45,14 @@ _LATER = [
     "gcePersistentDisk",
     "gitRepo",
     "glusterfs",
-    "image",
     "iscsi",
     "nfs",
     "persistentVolumeClaim",
     "photonPersistentDisk",
     "portworxVolume",
-    "projected",
     "quobyte",
     "rbd",
     "scaleIO",
-    "secret",
     "storageos",
     "vsphereVolume",
 ]
@@ -54,33 +60,49 @@ _LATER = [
 
 def read_volume(value: Any, path: str, faults: Faults) -> Volume:
     """Read one volume."""
-    fields = Fields(
-        value,
-        path,
-        faults,
-        known=("name", "emptyDir", "hostPath"),
-        later=dict.fromkeys(_LATER, ()),
-    )
+    fields = Fields(value, path, faults, known=("name", *_SOURCES), later=dict.fromkeys(_LATER, ()))
     name = fields.text("name", required=True, form=DNS_LABEL, what="a DNS label")
-    if fields.has("emptyDir") and fields.has("hostPath"):
+    given = [source for source in _SOURCES if fields.has(source)]
+    if len(given) > 1:
         faults.add(path, "has two sources; give one")
-    if fields.has("hostPath"):
-        return Volume(name, _host_path(fields.raw("hostPath"), fields.at("hostPath"), faults))
     # A volume without a source is an emptyDir.
-    if fields.has("emptyDir"):
-        later = {"medium": ("",), "sizeLimit": ()}
-        Fields(fields.raw("emptyDir"), fields.at("emptyDir"), faults, known=(), later=later)
-    return Volume(name, EmptyDir())
+    return Volume(name, _source(fields, given[0]) if given else EmptyDir())
 
 
-def _host_path(value: Any, path: str, faults: Faults) -> HostPath:
-    fields = Fields(value, path, faults, known=("path", "type"))
+def _source(volume: Fields, name: str) -> VolumeSource:
+    match name:
+        case "emptyDir":
+            return _empty_dir(volume)
+        case "hostPath":
+            return _host_path(volume)
+        case "image":
+            return _image(volume)
+        case _:
+            return read_files(volume, name)
+
+
+def _empty_dir(volume: Fields) -> EmptyDir:
+    fields = Fields(
+        volume.raw("emptyDir"), volume.at("emptyDir"), volume.faults, known=("medium", "sizeLimit")
+    )
+    medium = fields.raw("medium")
+    if isinstance(medium, str) and medium.startswith("HugePages"):
+        fields.fault("medium", "not supported yet")
+    else:
+        medium = fields.text("medium", choices=("", "Memory"))
+    return EmptyDir(medium == "Memory", fields.amount("sizeLimit"))
+
+
+def _host_path(volume: Fields) -> HostPath:
+    fields = Fields(volume.raw("hostPath"), volume.at("hostPath"), volume.faults, known=("path", "type"))
     place = fields.text("path", required=True)
     if place and (wrong := path_fault(place)):
         fields.fault("path", wrong)
-    # A check of the host's files needs a sight of them that the kubelet does not have yet.
-    if fields.raw("type") in _HOST_PATH_LATER:
-        fields.fault("type", "not supported yet; leave it out, and the path must exist")
-    else:
-        fields.text("type", choices=("",))
-    return HostPath(place)
+    return HostPath(place, fields.text("type", choices=HOST_PATH_TYPES))
+
+
+def _image(volume: Fields) -> ImageSource:
+    fields = Fields(volume.raw("image"), volume.at("image"), volume.faults, known=("reference", "pullPolicy"))
+    reference = fields.text("reference", required=True, form=IMAGE, what="an image reference")
+    policy = fields.text("pullPolicy", default_policy(reference), choices=[p.value for p in PullPolicy])
+    return ImageSource(reference, policy)

@@ -136,6 +136,11 @@ def failed(memory: Memory, container: str, now: float, reason: str, message: str
     return replace(memory, failures={**memory.failures, container: (backoff, reason, message)})
 
 
+def forgive(memory: Memory, reason: str) -> Memory:
+    """Try those again at once that failed for a reason: what they miss may be there now."""
+    return replace(memory, failures={k: v for k, v in memory.failures.items() if v[1] != reason})
+
+
 def succeeded(memory: Memory, container: str) -> Memory:
     """Note that a container started: its failures are forgotten, its crashes are not."""
     return replace(memory, failures={k: v for k, v in memory.failures.items() if k != container})

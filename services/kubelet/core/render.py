@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from services.kubelet.core import quantity, render_lifecycle, render_policy
+from services.kubelet.core import quantity, render_lifecycle, render_policy, render_volume
 from services.kubelet.core.model import (
     ConfigMap,
     Container,
-    EmptyDir,
     GrpcCheck,
-    HostPath,
     Namespace,
     Pod,
     PodSpec,
@@ -24,7 +22,6 @@ from services.kubelet.core.model import (
     Service,
     ServiceAccount,
     TcpSocket,
-    Volume,
 )
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 
@@ -94,7 +91,7 @@ def pod_spec(spec: PodSpec) -> Json:
             "containers": [_container(container) for container in spec.containers],
             "initContainers": [_container(container) for container in spec.init_containers],
             "ephemeralContainers": [_container(container) for container in spec.ephemeral_containers],
-            "volumes": [_volume(volume) for volume in spec.volumes],
+            "volumes": [render_volume.volume(volume) for volume in spec.volumes],
             "restartPolicy": spec.restart_policy.value,
             "terminationGracePeriodSeconds": spec.termination_grace_period_seconds,
             "hostname": spec.hostname,
@@ -123,7 +120,8 @@ def _container(value: Container) -> Json:
             "command": list(value.command),
             "args": list(value.args),
             "workingDir": value.working_dir,
-            "env": [{"name": item.name, "value": item.value} for item in value.env],
+            "env": [render_volume.variable(item) for item in value.env],
+            "envFrom": [render_volume.env_from(source) for source in value.env_from],
             "ports": [
                 kept(
                     {
@@ -137,10 +135,7 @@ def _container(value: Container) -> Json:
                 for p in value.ports
             ],
             "resources": _resources(value.resources),
-            "volumeMounts": [
-                {"name": m.name, "mountPath": m.mount_path, **({"readOnly": True} if m.read_only else {})}
-                for m in value.volume_mounts
-            ],
+            "volumeMounts": [render_volume.mount(item) for item in value.volume_mounts],
             "livenessProbe": _probe(value.liveness_probe),
             "readinessProbe": _probe(value.readiness_probe),
             "startupProbe": _probe(value.startup_probe),
@@ -199,13 +194,6 @@ def _action(value: ProbeAction) -> Json:
     if isinstance(value, GrpcCheck):
         return {"grpc": kept({"port": value.port, "service": value.service})}
     return render_lifecycle.action(value)
-
-
-def _volume(value: Volume) -> Json:
-    if isinstance(value.source, EmptyDir):
-        return {"name": value.name, "emptyDir": {}}
-    assert isinstance(value.source, HostPath), "other volumes are refused"
-    return {"name": value.name, "hostPath": {"path": value.source.path}}
 
 
 def service(value: Service) -> Json:

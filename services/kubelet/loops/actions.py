@@ -15,6 +15,7 @@ from services.common import failpoints, telemetry, telemetry_names
 from services.common.errors import Code, TripodError
 from services.kubelet.core import env, last_words, plan, render, volumes
 from services.kubelet.core.begin import here
+from services.kubelet.core.brought import ImageSource
 from services.kubelet.core.dns import NodeDns, pod_dns
 from services.kubelet.core.hostname import (
     Names,
@@ -24,15 +25,18 @@ from services.kubelet.core.hostname import (
     kernel_name,
     names,
 )
-from services.kubelet.core.manifest_container import tag_is_latest
+from services.kubelet.core.images import tag_is_latest
 from services.kubelet.core.model import Container, ContainerId, Pod, PullPolicy, SandboxId
 from services.kubelet.core.observed import ObservedPod, ObservedSandbox, RuntimeState
-from services.kubelet.core.plan import Action
+from services.kubelet.core.plan import Action, PullImage
+from services.kubelet.core.resolve import MissingError, needs_address
 from services.kubelet.core.resources import kernel_resources
 from services.kubelet.core.security import ProfileType, Rights, rights, root_fault
 from services.kubelet.core.status import Waiting
 from services.kubelet.errors import KubeletError, TargetGoneError
 from services.kubelet.loops.hooks import Hooks
+from services.kubelet.loops.podvolumes import PodVolumes
+from services.kubelet.loops.pulling import Puller
 from services.kubelet.loops.stopping import Stopper
 from services.kubelet.ports import (
     ContainerConfig,
@@ -49,7 +53,6 @@ _VOLUMES = failpoints.step("pod.volumes")
 _SANDBOX_CREATE = failpoints.step("pod.sandbox.create")
 _SANDBOX_STOP = failpoints.step("pod.sandbox.stop")
 _SANDBOX_REMOVE = failpoints.step("pod.sandbox.remove")
-_IMAGE = failpoints.step("pod.image")
 _HOSTS = failpoints.step("pod.hosts")
 _CREATE = failpoints.step("pod.container.create")
 _START = failpoints.step("pod.container.start")
@@ -59,6 +62,8 @@ _LOGS = failpoints.step("pod.logs.remove")
 # Starts that run at a time; in their order, so that the first pod of many is not the last to be ready.
 _STARTS = 10
 _LOOK_SECONDS = 0.03
+# Something that a container names is not there, or cannot be used.
+CONFIG_ERROR = "CreateContainerConfigError"
 
 
 async def _own_name(runtime_class: str) -> str:
@@ -117,6 +122,8 @@ class Actor:
         stopper: Stopper,
         hooks: Hooks,
         words: LastWords,
+        volumes: PodVolumes,
+        puller: Puller,
     ) -> None:
         self._runtime = runtime
         self._source = source
@@ -127,6 +134,8 @@ class Actor:
         self._stopper = stopper
         self._hooks = hooks
         self._words = words
+        self._volumes = volumes
+        self._puller = puller
         self._starts = asyncio.Semaphore(_STARTS)
 
     async def apply(
@@ -243,7 +252,7 @@ class Actor:
     async def _create_sandbox(self, pod: Pod, action: plan.CreateSandbox) -> SandboxId:
         with telemetry.span(telemetry_names.VOLUME_MOUNT):
             async with _VOLUMES:
-                await self._files.prepare(pod)
+                await self._make_volumes(pod)
         await _VOLUMES.recorded()
         if action.attempt:
             self._events.emit(pod, "SandboxChanged", f"Making a new sandbox: {action.reason}")
@@ -262,6 +271,15 @@ class Actor:
                     return made
         except TripodError as error:
             self._events.emit(pod, "FailedCreatePodSandBox", error.message, warning=True)
+            raise
+
+    async def _make_volumes(self, pod: Pod) -> None:
+        """Make all that a pod mounts. Raises what is missing, once it was told."""
+        await self._files.prepare(pod)
+        try:
+            await self._volumes.make(pod)
+        except TripodError as error:
+            self._events.emit(pod, "FailedMount", error.message, warning=True)
             raise
 
     async def _pull(self, pod: Pod, action: plan.PullImage, known: dict[str, bool]) -> None:
@@ -284,9 +302,7 @@ class Actor:
             with telemetry.span(
                 telemetry_names.IMAGE_PULL, attributes={"container.image.name": action.image}
             ):
-                async with _IMAGE:
-                    await self._runtime.pull_image(action.image)
-                await _IMAGE.recorded()
+                await self._puller.pull(pod, action.image)
         except TripodError as error:
             message = error.message + (_local_image_advice(action.image) if present else "")
             self._events.emit(pod, "Failed", message, container=action.container, warning=True)
@@ -316,10 +332,11 @@ class Actor:
         }
         try:
             with telemetry.span(telemetry_names.CONTAINER_START, attributes=attributes):
-                await self._files.prepare(pod)
+                await self._make_volumes(pod)
+                await self._pull_volumes(pod, spec)
                 await self._words.prepare(pod, spec, action.attempt)
                 given = await self._rights(pod, spec)
-                config = self._container_config(pod, spec, action.attempt, box.attempt, rights=given)
+                config = await self._container_config(pod, spec, action.attempt, box, rights=given)
                 config = replace(config, target=_target(spec, observed))
                 container_id, seen = await asyncio.gather(
                     self._create(box.id, config), self._look_at(pod, box)
@@ -421,25 +438,42 @@ class Actor:
         fault = root_fault(given, image_user=image_user, pod=who, container=spec.name)
         if fault:
             self._events.emit(pod, "Failed", f"Error: {fault}", container=spec.name, warning=True)
-            raise _StartError("CreateContainerConfigError", fault)
+            raise _StartError(CONFIG_ERROR, fault)
         return replace(given, user=image_user or "0") if given.needs_image_user else given
 
-    def _container_config(
-        self, pod: Pod, spec: Container, attempt: int, sandbox_attempt: int, *, rights: Rights
+    async def _pull_volumes(self, pod: Pod, spec: Container) -> None:
+        """Make sure that the images are there that a container mounts."""
+        sources = {volume.name: volume.source for volume in pod.spec.volumes}
+        for source in (sources[mount.name] for mount in spec.volume_mounts):
+            if isinstance(source, ImageSource):
+                wanted = (spec.name, source.reference, PullPolicy(source.pull_policy))
+                await self._pull(pod, PullImage(*wanted, "a volume is made of it"), {})
+
+    async def _container_config(
+        self, pod: Pod, spec: Container, attempt: int, box: _Box, *, rights: Rights
     ) -> ContainerConfig:
-        values = env.environment(spec.env)
+        """Say what a container is made from. Raises `_StartError` where what it names is not there."""
+        addresses: tuple[str, ...] = ()
+        if needs_address(spec):
+            addresses = (await self._look_at(pod, box)).addresses or (self._facts.address,)
+        try:
+            values = (await self._volumes.environment(pod, spec, addresses)).values
+            command = tuple(env.expand(word, values) for word in spec.command)
+            args = tuple(env.expand(word, values) for word in spec.args)
+            mounts = await self._volumes.mounts(pod, spec, values)
+        except (MissingError, env.TooLongError, TripodError) as error:
+            message = error.message if isinstance(error, TripodError) else str(error)
+            self._events.emit(pod, "Failed", f"Error: {message}", container=spec.name, warning=True)
+            raise _StartError(CONFIG_ERROR, message) from error
         return ContainerConfig(
             pod=pod,
-            sandbox=self._sandbox_config(pod, sandbox_attempt),
+            sandbox=self._sandbox_config(pod, box.attempt),
             container=spec,
             attempt=attempt,
-            command=tuple(env.expand(word, values) for word in spec.command),
-            args=tuple(env.expand(word, values) for word in spec.args),
+            command=command,
+            args=args,
             environment=values,
-            mounts=(
-                *volumes.mounts(self._facts.state_directory, pod, spec),
-                *last_words.mount(self._facts.state_directory, pod, spec, attempt),
-            ),
+            mounts=(*mounts, *last_words.mount(self._facts.state_directory, pod, spec, attempt)),
             resources=kernel_resources(pod, spec, self._facts.memory_bytes),
             log_path=volumes.log_path(spec.name, attempt),
             rights=rights,

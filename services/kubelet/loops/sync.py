@@ -20,7 +20,7 @@ from services.common.workqueue import WorkQueue
 from services.kubelet.core import begin, deadline, plan
 from services.kubelet.core.explain import Doing, Failure, Work
 from services.kubelet.core.memory import Over
-from services.kubelet.core.model import ContainerId, Pod, PodUid
+from services.kubelet.core.model import ContainerId, ObjectKey, Pod, PodUid
 from services.kubelet.core.observed import ObservedPod, RuntimeState
 from services.kubelet.core.plan import Action, Memory, WaitUntil, plan_pod
 from services.kubelet.core.record import decode, encode, record, remembered
@@ -31,10 +31,11 @@ from services.kubelet.core.status import (
     Waiting,
     compute_status,
 )
-from services.kubelet.loops.actions import Actor, Outcome
+from services.kubelet.loops.actions import CONFIG_ERROR, Actor, Outcome
 from services.kubelet.loops.episode import Episode, recording
 from services.kubelet.loops.hearing import Hearing
 from services.kubelet.loops.hooks import Hooks
+from services.kubelet.loops.podvolumes import PodVolumes
 from services.kubelet.loops.prober import Prober
 from services.kubelet.ports import EventSink, LastWords, PodFiles, PodSource, Runtime
 
@@ -69,6 +70,7 @@ class _State:
     recorded: str = ""
     start_time: datetime | None = None
     intended: tuple[frozenset[ContainerId], plan.Over | None] = (frozenset(), None)
+    forgiven: bool = False
 
 
 class PodWorkers:
@@ -87,6 +89,7 @@ class PodWorkers:
         host_ip: str,
         hooks: Hooks,
         words: LastWords,
+        volumes: PodVolumes,
     ) -> None:
         self._source = source
         self._runtime = runtime
@@ -98,6 +101,7 @@ class PodWorkers:
         self._host_ip = host_ip
         self._hooks = hooks
         self._hearing = Hearing(words, clock)
+        self._volumes = volumes
         self._queue = WorkQueue(clock)
         self._states: dict[PodUid, _State] = {}
         self._prober: Prober | None = None
@@ -140,6 +144,14 @@ class PodWorkers:
         """Look at a pod soon: something moved at the runtime."""
         if uid in self._states:
             self._queue.add(uid)
+
+    def object_changed(self, key: ObjectKey) -> None:
+        """Look at the pods soon that bring in an object which changed."""
+        for pod in self._source.pods():
+            state = self._states.get(pod.uid)
+            if state is not None and self._volumes.uses(pod, key):
+                state.forgiven = True
+                self._queue.add(pod.uid)
 
     def probe_moved(self, uid: PodUid) -> None:
         """Look at a pod soon: a probe's verdict moved."""
@@ -210,6 +222,7 @@ class PodWorkers:
         actions = self._plan(pod, state, observed)
         await self._intend(pod.uid, state)
         await self._act(pod, state, observed, actions)
+        await self._refresh(pod, state)
         await self._record(pod.uid, state)
         self._await_deadline(pod, state)
 
@@ -226,6 +239,14 @@ class PodWorkers:
         left = deadline.left_seconds(pod, start, self._clock.now())
         if left is not None and state.memory.over is None and pod.uid in self._states:
             self._queue.add_after(pod.uid, max(0.0, left) + 0.01)
+
+    async def _refresh(self, pod: Pod, state: _State) -> None:
+        """Bring the files up to date that a running pod sees."""
+        sandbox = state.observed.sandbox() if state.observed else None
+        if pod.uid in self._states and pod.deletion_time is None and sandbox is not None and sandbox.ready:
+            due_seconds = await self._volumes.refresh(pod)
+            if due_seconds is not None:
+                self._queue.add_after(pod.uid, due_seconds)
 
     async def _recall(self, uid: PodUid, state: _State) -> None:
         """Take up what a run before knew of a pod."""
@@ -300,6 +321,8 @@ class PodWorkers:
     def _plan(self, pod: Pod, state: _State, observed: ObservedPod) -> tuple[Action, ...]:
         now = self._clock.monotonic()
         state.memory = plan.remember(state.memory, observed, now)
+        if state.forgiven:
+            state.memory, state.forgiven = plan.forgive(state.memory, CONFIG_ERROR), False
         if self._prober is not None:
             unhealthy, begun = self._prober.unhealthy(observed), self._prober.begun(pod.uid)
             state.memory = replace(state.memory, unhealthy=unhealthy, begun=begun)
@@ -467,6 +490,7 @@ class PodWorkers:
             self._prober.forget(uid)
         self._hooks.forget(uid)
         self._hearing.forget(uid)
+        self._volumes.forget(uid)
         self._states.pop(uid, None)
         self.hub.delete(uid)
         self._told(uid)

@@ -80,18 +80,18 @@ def service_with(**spec: Any) -> bytes:
         ),
         (
             pod_with({"volumes": [{"name": "c", "configMap": {}}]}),
-            "spec.volumes[0].configMap",
-            "not supported yet",
+            "spec.volumes[0].configMap.name",
+            "is required",
         ),
         (
-            pod_with({"volumes": [{"name": "c", "emptyDir": {"medium": "Memory"}}]}),
+            pod_with({"volumes": [{"name": "c", "emptyDir": {"medium": "HugePages"}}]}),
             "spec.volumes[0].emptyDir.medium",
             "not supported yet",
         ),
         (
-            pod_with({"volumes": [{"name": "h", "hostPath": {"path": "/h", "type": "DirectoryOrCreate"}}]}),
+            pod_with({"volumes": [{"name": "h", "hostPath": {"path": "/h", "type": "Folder"}}]}),
             "spec.volumes[0].hostPath.type",
-            "not supported yet",
+            "not one of",
         ),
         (pod_with(name="Web"), "metadata.name", "is not a DNS name"),
         (pod_with(labels={"app": True}), "metadata.labels[app]", "put it in quotes"),
@@ -106,7 +106,7 @@ def service_with(**spec: Any) -> bytes:
         (
             pod_with(container={"env": [{"name": "A", "valueFrom": {}}]}),
             "spec.containers[0].env[0].valueFrom",
-            "not supported yet",
+            "needs one source",
         ),
         (
             pod_with(container={"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}}),

@@ -107,11 +107,10 @@ def test_init_containers_count_for_the_quality_of_service() -> None:
 
 def test_a_container_gets_its_hosts_file() -> None:
     """Unless it brings one."""
-    pod = a_pod()
+    own = [volumes.Mount("/x", "/etc/hosts")]
 
-    assert [m.container_path for m in volumes.mounts(Path("/s"), pod, pod.spec.containers[0])] == [
-        "/etc/hosts"
-    ]
+    assert [m.container_path for m in volumes.with_hosts(Path("/s"), a_pod().uid, [])] == ["/etc/hosts"]
+    assert volumes.with_hosts(Path("/s"), a_pod().uid, own) == own
 
 
 @pytest.mark.parametrize(
