@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from tripod.kubelet.v1 import object_service_pb2 as object_pb
 from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
+from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
 
 from services.common.errors import RemoteError
 from services.common.grpcclient import call
@@ -76,6 +77,35 @@ async def test_a_container_is_who_it_should_be(made: BareNode) -> None:
     assert seen["Gid"] == "2345 2345 2345 2345"
     assert {"3456", "4567"} <= set(seen["Groups"].split())
     assert files.split() == ["0", "4567", "2777", "4567"]
+
+
+async def test_files_that_are_brought_in_are_the_groups_too(made: BareNode) -> None:
+    """Those of a secret can be read by the group and nobody else; a volume in memory is the group's."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "for-a-group"},
+        "stringData": {"word": "sesame"},
+    }
+    wanted = pod(
+        "reads",
+        securityContext={"runAsUser": 1234, "fsGroup": 4567},
+        container={
+            "volumeMounts": [{"name": "words", "mountPath": "/words"}, {"name": "fast", "mountPath": "/fast"}]
+        },
+        volumes=[
+            {"name": "words", "secret": {"secretName": "for-a-group", "defaultMode": 0o400}},
+            {"name": "fast", "emptyDir": {"medium": "Memory"}},
+        ],
+    )
+    await made.apply(secret, wanted)
+    await made.ready("reads")
+    look = (
+        "cat /words/word; echo; busybox stat -Lc '%u %g %a' /words/word; "
+        "echo > /fast/x; busybox stat -c %g /fast/x"
+    )
+
+    assert (await said(made, "reads", "sh", "-c", look)).split() == ["sesame", "0", "4567", "440", "4567"]
 
 
 async def test_a_container_goes_before_its_pod(made: BareNode) -> None:
@@ -148,6 +178,19 @@ async def test_a_privileged_container_may_what_the_host_can_give(
     assert effective & ~bounding == 0
     if ours(request):
         assert ("PrivilegesRestricted" in events) is not bool(bounding >> 24 & 1)
+
+
+async def test_a_pod_that_takes_more_of_the_disk_than_it_may_is_ended(made: BareNode) -> None:
+    """What it writes beside its volumes counts, where the runtime tells; so do its logs and volumes."""
+    limits = {"resources": {"limits": {"ephemeral-storage": "1Mi"}}}
+    fill = "dd if=/dev/zero of=/data/x bs=1M count=3; sleep 100000"
+    mounts = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
+    volumes = [{"name": "data", "emptyDir": {}}]
+    await made.apply(pod("fills", "sh", "-c", fill, container={**limits, **mounts}, volumes=volumes))
+    found = await made.phase("fills", pod_pb.POD_PHASE_FAILED)
+
+    assert found.reason == "Evicted"
+    assert "exceeds the total limit of containers 1Mi" in found.message
 
 
 async def test_kernel_settings_are_the_pods(made: BareNode) -> None:
