@@ -89,6 +89,8 @@ def _remove_all(report: Report) -> None:
     if os.geteuid() == 0:
         for name in ("kubelet.db", "kubelet.db-wal", "kubelet.db-shm", "node-token"):
             (STATE / name).unlink(missing_ok=True)
+        for path in STATE.glob("cluster.db*"):
+            path.unlink()
         for name in ("cri", "pods", "pod-logs", "manifests"):
             shutil.rmtree(STATE / name, ignore_errors=True)
         report.done(f"Removed the state in {STATE}")

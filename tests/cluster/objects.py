@@ -19,8 +19,9 @@ marks = [
     pytest.mark.timeout(300),
 ]
 SERVER_PORT = 8080
-# A web server that says which it is, and what came with it.
-_SERVE = "mkdir -p /tmp/www; echo $WHO $VERSION > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www"
+_SHORT = {"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False}
+# A web server that says which pod it is in, and its version.
+_SERVE = "mkdir -p /tmp/www; echo $HOSTNAME $VERSION > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www"
 
 
 def container(*command: str, **more: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def pod(
     name: str, *command: str, node: str = "", labels: Mapping[str, str] | None = None, **more: Any
 ) -> dict[str, Any]:
     """Write a pod that sleeps for ever, or runs `command`; `more` are fields of its container."""
-    spec: dict[str, Any] = {"terminationGracePeriodSeconds": 1, "containers": [container(*command, **more)]}
+    spec: dict[str, Any] = {"containers": [container(*command, **more)], **_SHORT}
     if node:
         spec["nodeSelector"] = {"kubernetes.io/hostname": node}
     return {
@@ -46,13 +47,12 @@ def pod(
 
 def server(version: str = "1", **more: Any) -> dict[str, Any]:
     """Write a container that serves its pod's name and a version, with a readiness probe."""
-    name = {"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     probe = {"httpGet": {"path": "/", "port": SERVER_PORT}, "periodSeconds": 1}
     return container(
         "sh",
         "-c",
         _SERVE,
-        env=[name, {"name": "VERSION", "value": version}],
+        env=[{"name": "VERSION", "value": version}],
         ports=[{"name": "http", "containerPort": SERVER_PORT}],
         readinessProbe=probe,
         **more,
@@ -80,6 +80,6 @@ def deployment(name: str, template: Mapping[str, Any], *, replicas: int = 2) -> 
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
             "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": dict(template)},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {**_SHORT, **template}},
         },
     }

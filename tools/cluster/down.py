@@ -13,7 +13,7 @@ from tools import down, engine
 from tools.cluster.component import Component
 from tools.cluster.layout import COMPONENTS, load
 from tools.cluster.up import FILES, FOLDER, JOIN
-from tools.steps import Report, StepError, doing, main_wrapper, run
+from tools.steps import STATE, Report, StepError, doing, main_wrapper, run
 from tools.up import compose_environment
 
 _END_SECONDS = 120
@@ -33,10 +33,13 @@ def main() -> int:
         for name in reversed(COMPONENTS):
             Component(layout, name).end()
         report.done("Ended the control plane")
+    code = down.main()
     for folder in (FOLDER, JOIN):
         shutil.rmtree(folder, ignore_errors=True)
-    report.done(f"Removed {FOLDER} and {JOIN}")
-    return down.main()
+    for path in STATE.glob("cluster.db*"):
+        path.unlink()
+    report.done(f"Removed {FOLDER}, {JOIN} and what this machine knew of the cluster")
+    return code
 
 
 def _end_nodes(report: Report) -> None:

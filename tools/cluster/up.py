@@ -152,9 +152,19 @@ def _this_machine(layout: Layout, report: Report, compose: list[str], environmen
             environment={**environment, "TRIPOD_NODE_IP": layout.address},
             timeout=300,
         )
-        up.wait_until_healthy()
-        _wait(lambda: _unready(layout, name), f"node {name} is ready")
+        try:
+            up.wait_until_healthy()
+            _wait(lambda: _unready(layout, name), f"node {name} is ready")
+        except StepError as error:
+            raise StepError(f"{error}\n{_last_words(compose)}".rstrip(), error.advice) from error
     report.done(f"Node {name} has joined: this machine, by its composed services")
+
+
+def _last_words(compose: list[str]) -> str:
+    """Return why the kubelet ended when it ended last; empty when it goes on."""
+    said = run([*compose, *FILES, "logs", "--no-color", "--tail", "5", "kubelet"], timeout=30)
+    found = re.findall(r'"error": "((?:[^"\\]|\\.)*)".*"event": "Ended with an error"', said)
+    return f"  kubelet: {found[-1]}" if found else ""
 
 
 def _unready(layout: Layout, name: str) -> str:
