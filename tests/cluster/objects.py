@@ -19,7 +19,7 @@ marks = [
     pytest.mark.timeout(300),
 ]
 SERVER_PORT = 8080
-_SHORT = {"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False}
+_SHORT = {"terminationGracePeriodSeconds": 1}
 # A web server that says which pod it is in, and its version.
 _SERVE = "mkdir -p /tmp/www; echo $HOSTNAME $VERSION > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www"
 

@@ -88,6 +88,22 @@ async def test_a_node_port_answers_on_either_node(net: Net, node: str) -> None:
     assert await net.ask(other, address) in {"server-a 1", "server-b 1"}
 
 
+async def test_a_pod_reaches_the_api_server_as_its_service_account(net: Net) -> None:
+    """By the service `kubernetes`, with the token and the authority that the kubelet brings in."""
+    words = (
+        "T=/var/run/secrets/kubernetes.io/serviceaccount; ls $T; head -c 3 $T/token; echo; "
+        "echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT; cat $T/namespace"
+    )
+
+    done = await net.made.kubectl("exec", "client-a", "--", "sh", "-c", words)
+
+    assert done.out.split() == ["ca.crt", "namespace", "token", "eyJ", "10.96.0.1:443", "default"]
+    closed = await net.made.kubectl(
+        "exec", "client-a", "--", "sh", "-c", "nc -w 2 10.96.0.1 443 </dev/null && echo open", check=False
+    )
+    assert closed.out == "open\n"
+
+
 async def test_nodes_have_networks_of_their_own(net: Net) -> None:
     """The controller gives each node a part of the pods' network; pods have addresses of it."""
     for name in net.made.nodes:
