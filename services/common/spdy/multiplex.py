@@ -141,6 +141,7 @@ class Multiplexer:
                 loops = (group.create_task(self._read()), group.create_task(self._write()))
                 result = await body
                 self._connection.go_away()
+                self._output.set()
                 await self.flush()
                 for loop in loops:
                     loop.cancel()
