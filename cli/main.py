@@ -163,6 +163,36 @@ def exec_(
 
 
 @app.command()
+def attach(
+    pod: Annotated[str, typer.Argument(help="Pod, as NAME or pod/NAME.")],
+    namespace: Namespace = "default",
+    container: Container = "",
+    stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Feed our standard input.")] = False,
+    terminal: Annotated[bool, typer.Option("--tty", "-t", help="Use a terminal.")] = False,
+) -> None:
+    """Join the streams of a running container: tripod attach -i web-1."""
+    from cli import pods
+    from cli.node import connected
+
+    with connected() as node:
+        pods.attach(node, namespace, one([pod]).name, container, stdin=stdin or terminal, terminal=terminal)
+
+
+@app.command(name="port-forward")
+def port_forward(
+    pod: Annotated[str, typer.Argument(help="Pod, as NAME or pod/NAME.")],
+    ports: Annotated[list[str], typer.Argument(help="LOCAL:REMOTE, or PORT for both.")],
+    namespace: Namespace = "default",
+) -> None:
+    """Reach ports of a pod from this machine: tripod port-forward web-1 8080:80."""
+    from cli import forwarding
+    from cli.node import connected
+
+    with connected() as node:
+        forwarding.forward(node, namespace, one([pod]).name, forwarding.read_ports(ports))
+
+
+@app.command()
 def trace(
     what: Annotated[
         str, typer.Argument(help="Pod, as NAME or pod/NAME, or a trace id. Without it: the latest traces.")

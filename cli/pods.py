@@ -92,11 +92,33 @@ def execute(
         namespace=namespace, pod_name=pod, container=container, command=command, tty=terminal, stdin=stdin
     )
     feed.put(pb.ExecRequest(start=start))
-    with _raw_terminal(feed) if terminal else contextlib.nullcontext():
+    with _raw_terminal(feed, pb.ExecRequest) if terminal else contextlib.nullcontext():
         answers = node.pods().Exec(iter(feed), metadata=node.metadata())
         if stdin:
-            threading.Thread(target=_pump_stdin, args=(feed,), daemon=True).start()
+            threading.Thread(target=_pump_stdin, args=(feed, pb.ExecRequest), daemon=True).start()
         return _drain(answers)
+
+
+def attach(node: Node, namespace: str, pod: str, container: str, *, stdin: bool, terminal: bool) -> None:
+    """Join a container's streams with our own until it ends."""
+    from tripod.kubelet.v1 import pod_service_pb2 as pb
+
+    feed = _Input()
+    start = pb.AttachStart(namespace=namespace, pod_name=pod, container=container, stdin=stdin)
+    feed.put(pb.AttachRequest(start=start))
+    with _raw_terminal(feed, pb.AttachRequest) if terminal else contextlib.nullcontext():
+        answers = node.pods().Attach(iter(feed), metadata=node.metadata())
+        if stdin:
+            threading.Thread(target=_pump_stdin, args=(feed, pb.AttachRequest), daemon=True).start()
+        for answer in answers:
+            _show(answer)
+
+
+def _show(answer: Any) -> None:
+    kind = answer.WhichOneof("output")
+    sink = sys.stdout.buffer if kind == "stdout" else sys.stderr.buffer
+    sink.write(getattr(answer, kind))
+    sink.flush()
 
 
 def _drain(answers: Any) -> int:
@@ -104,22 +126,20 @@ def _drain(answers: Any) -> int:
         kind = answer.WhichOneof("output")
         if kind == "exit_code":
             return int(answer.exit_code)
-        sink = sys.stdout.buffer if kind == "stdout" else sys.stderr.buffer
-        sink.write(getattr(answer, kind))
-        sink.flush()
+        _show(answer)
     raise CliError("The stream ended before the command's exit code came")
 
 
-def _pump_stdin(feed: _Input) -> None:
+def _pump_stdin(feed: _Input, request: Any) -> None:
     from tripod.kubelet.v1 import pod_service_pb2 as pb
 
     while data := os.read(0, 32_768):
-        feed.put(pb.ExecRequest(stdin=data))
-    feed.put(pb.ExecRequest(stdin_end=pb.StdinEnd()))
+        feed.put(request(stdin=data))
+    feed.put(request(stdin_end=pb.StdinEnd()))
 
 
 @contextlib.contextmanager
-def _raw_terminal(feed: _Input) -> Iterator[None]:
+def _raw_terminal(feed: _Input, request: Any) -> Iterator[None]:
     """Pass keys through untouched and tell the terminal's size; restore it afterwards."""
     if not sys.stdin.isatty():
         raise CliError("-t needs a terminal on standard input", code=Exit.USAGE, advice="Leave -t out.")
@@ -128,7 +148,7 @@ def _raw_terminal(feed: _Input) -> Iterator[None]:
         from tripod.kubelet.v1 import pod_service_pb2 as pb
 
         size = os.get_terminal_size(0)
-        feed.put(pb.ExecRequest(resize=pb.TerminalSize(width=size.columns, height=size.lines)))
+        feed.put(request(resize=pb.TerminalSize(width=size.columns, height=size.lines)))
 
     before = termios.tcgetattr(0)
     tell_size()

@@ -20,6 +20,7 @@ PLACES = ("services/common/grpcclient.py", "services/common/grpcserver.py", "cli
 TASK_OWNERS = {
     # Each ends or waits for its task itself, as the line says.
     "services/kubelet/adapters/exec_spdy.py",
+    "services/kubelet/adapters/port_forward.py",
     "services/kubelet/server/pods.py",
     "services/kubelet/objects/store.py",
 }
@@ -77,7 +78,7 @@ def test_every_unary_call_of_the_cli_has_a_deadline() -> None:
     without = [
         f"{name}:{call.lineno} {method}"
         for name, call, method in found
-        if not method.startswith(("Watch", "Logs", "Exec"))
+        if not method.startswith(("Watch", "Logs", "Exec", "Attach", "PortForward"))
         and not any(keyword.arg == "timeout" for keyword in call.keywords)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from services.common.watch import Bookmark, Deleted, WatchHub
 from services.kubelet.adapters import log_reader
 from services.kubelet.adapters.exec_spdy import open_exec_spdy
 from services.kubelet.adapters.exec_stream import ExecChannel, ExecClient, NoHalfCloseError, open_exec_stream
+from services.kubelet.adapters.port_forward import ForwardedPort, open_port
 from services.kubelet.core.events import Event
 from services.kubelet.core.explain import Explanation
 from services.kubelet.core.model import ContainerId, Pod, PodUid
@@ -32,7 +34,10 @@ from services.kubelet.errors import (
 from services.kubelet.ports import PodSource, Runtime
 from services.kubelet.server.convert import event_message, explanation_message, log_message, pod_message
 
-CHANGING_METHODS = frozenset({"/tripod.kubelet.v1.PodService/Exec"})
+CHANGING_METHODS = frozenset(
+    f"/tripod.kubelet.v1.PodService/{method}" for method in ("Exec", "Attach", "PortForward")
+)
+_PORT_LIMIT = 65535
 _TAIL_LIMIT = 1_000_000
 
 
@@ -200,20 +205,65 @@ class PodServicer(pb_grpc.PodServiceServicer):
         start = first.start
         if not start.command:
             raise request_invalid("start.command", "must not be empty")
-        pod = self._pod(start.namespace, start.pod_name)
-        name, instances = await self._instances(pod, start.container)
-        if not instances or instances[0].state is not RuntimeState.RUNNING:
-            raise ContainerNotStartedError(pod.name, name, "does not run")
-        client = await self._command(instances[0].id, start)
-        feeder = asyncio.ensure_future(_feed(requests, client))  # noqa: TID251  # ended in `finally`
-        try:
+        instance = await self._running(start.namespace, start.pod_name, start.container)
+        client = await self._command(instance.id, start)
+        async with _fed(requests, client):
             async for channel, data in client:
                 yield _output(channel, data)
             yield pb.ExecResponse(exit_code=client.exit_code)
+
+    async def Attach(
+        self, requests: AsyncIterator[pb.AttachRequest], context: Any
+    ) -> AsyncIterator[pb.AttachResponse]:
+        """Join a container's streams."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("input") != "start":
+            raise request_invalid("start", "must be the first message")
+        start = first.start
+        pod = self._pod(start.namespace, start.pod_name)
+        instance = await self._running(start.namespace, start.pod_name, start.container)
+        spec = next(container for container in pod.spec.every if container.name == instance.name)
+        if start.stdin and not spec.stdin:
+            raise request_invalid("start.stdin", f"container {spec.name} has no standard input")
+        streams = Streams(tty=spec.tty, stdin=start.stdin, stderr=not spec.tty)
+        client = await open_exec_spdy(await self._runtime.attach_url(instance.id, streams), streams)
+        async with _fed(requests, client):
+            async for channel, data in client.outputs():
+                stderr = channel is ExecChannel.STDERR
+                yield pb.AttachResponse(stderr=data) if stderr else pb.AttachResponse(stdout=data)
+
+    async def PortForward(
+        self, requests: AsyncIterator[pb.PortForwardRequest], context: Any
+    ) -> AsyncIterator[pb.PortForwardResponse]:
+        """Carry one connection."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("input") != "start":
+            raise request_invalid("start", "must be the first message")
+        start = first.start
+        if not 1 <= start.port <= _PORT_LIMIT:
+            raise request_invalid("start.port", f"must be 1 to {_PORT_LIMIT}")
+        pod = self._pod(start.namespace, start.pod_name)
+        with telemetry.unrecorded():
+            sandbox = (await self._runtime.observe(pod.uid)).sandbox()
+        if sandbox is None or not sandbox.ready:
+            raise ContainerNotStartedError(pod.name, "POD", "is not up")
+        port = await open_port(await self._runtime.port_forward_url(sandbox.id, (start.port,)), start.port)
+        feeder = asyncio.ensure_future(_send(requests, port))  # noqa: TID251  # ended in `finally`
+        try:
+            while data := await port.read():
+                yield pb.PortForwardResponse(data=data)
         finally:
             feeder.cancel()
             await asyncio.wait({feeder})
-            await client.close()
+            await port.close()
+
+    async def _running(self, namespace: str, pod_name: str, container: str) -> ObservedContainer:
+        """Find a running container. Raises `KubeletError`."""
+        pod = self._pod(namespace, pod_name)
+        name, instances = await self._instances(pod, container)
+        if not instances or instances[0].state is not RuntimeState.RUNNING:
+            raise ContainerNotStartedError(pod.name, name, "does not run")
+        return instances[0]
 
     async def _command(self, container: ContainerId, start: pb.ExecStart) -> ExecClient:
         """Connect to a command: by WebSocket, or by SPDY where the runtime's WebSockets end no input."""
@@ -237,7 +287,27 @@ def _output(channel: ExecChannel, data: bytes) -> pb.ExecResponse:
     return pb.ExecResponse(stdout=data)
 
 
-async def _feed(requests: AsyncIterator[pb.ExecRequest], client: ExecClient) -> None:
+@asynccontextmanager
+async def _fed(requests: AsyncIterator[Any], client: ExecClient) -> AsyncIterator[None]:
+    """Pass input on for a block, at whose end the client is closed."""
+    feeder = asyncio.ensure_future(_feed(requests, client))  # noqa: TID251  # ended in `finally`
+    try:
+        yield
+    finally:
+        feeder.cancel()
+        await asyncio.wait({feeder})
+        await client.close()
+
+
+async def _send(requests: AsyncIterator[pb.PortForwardRequest], port: ForwardedPort) -> None:
+    """Pass what the caller sends on until it ends its half."""
+    async for request in requests:
+        if request.WhichOneof("input") == "data":
+            await port.write(request.data)
+    port.end()
+
+
+async def _feed(requests: AsyncIterator[Any], client: ExecClient) -> None:
     """Pass input on until the caller or the command ends it."""
     try:
         async for request in requests:

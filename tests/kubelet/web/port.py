@@ -115,6 +115,7 @@ class Port:
     log_root: Path
     state: Path
     pod: Pod
+    source: Pods
     admin: ssl.SSLContext
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -154,17 +155,18 @@ async def secure(folder: Path, *, clock: Clock | None = None, **settings: Any) -
     streaming = HttpStreamingServer(backend, FakePorts())
     await streaming.start()
     runtime = StreamingRuntime(streaming)
-    pod = a_pod(a_container(image="app:1"), a_container(name="idle", image="app:1"))
+    pod = a_pod(a_container(image="app:1", stdin=True), a_container(name="idle", image="app:1"))
     reviewer = FakeReviewer({TOKEN: METRICS}, {*EVERYTHING, (METRICS.name, "get", "metrics")})
     authority = await asyncio.to_thread(Authority, folder)
     config = replace(
         KubeletConfig(state_directory=folder / "state", client_ca_file=authority.path), **settings
     )
     statuses: WatchHub[PodStatus] = WatchHub("run")
+    source = Pods(pod)
     node = Node(
         name=NODE,
         names=lambda: [NODE, "127.0.0.1"],
-        source=Pods(pod),
+        source=source,
         runtime=runtime,
         statuses=statuses,
         log_root=folder / "logs",
@@ -184,6 +186,7 @@ async def secure(folder: Path, *, clock: Clock | None = None, **settings: Any) -
             log_root=folder / "logs",
             state=config.state_directory,
             pod=pod,
+            source=source,
             admin=authority.issue(ADMIN, "system:masters").client(),
         )
     finally:
