@@ -227,7 +227,7 @@ async def test_files_are_copied_both_ways(cluster: Cluster) -> None:
     """`kubectl cp` is `tar` through exec."""
     there, back = cluster.folder / "there", cluster.folder / "back"
     there.write_bytes(os.urandom(2 << 20))
-    await cluster.kubectl("exec", "web", "-c", "web", "--", "busybox", "ln", "-s", "/bin/busybox", "/bin/tar")
+    await cluster.kubectl("exec", "web", "-c", "web", "--", "busybox", "ln", "-sf", "busybox", "/bin/tar")
     await cluster.kubectl("cp", str(there), "web:/tmp-copy", "-c", "web")
     await cluster.kubectl("cp", "web:/tmp-copy", str(back), "-c", "web")
 
