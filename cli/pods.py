@@ -211,7 +211,9 @@ def _holds(pod: Any, condition: str, bookmarked: bool) -> bool:
 def _why(name: str, pod: Any) -> str:
     if pod is None:
         return f"pod/{name} is not known"
-    for container in pod.containers:
+    for container in (*pod.init_containers, *pod.containers):
+        if container.state.reason in ("Completed", "PodInitializing"):
+            continue
         if container.state.reason or container.state.message:
             return f"pod/{name}: {container.name} {container.state.reason} {container.state.message}".rstrip()
     unmet = [f"{c.type} {c.reason} {c.message}".strip() for c in pod.conditions if c.status != 1]

@@ -30,8 +30,10 @@ def listed(header: list[str], rows: list[list[str]], objects: Sequence[Json], *,
 
 def _pod_row(pod: Json, now: datetime, *, wide: bool) -> list[str]:
     status = pod.get("status", {})
-    statuses = status.get("containerStatuses", [])
-    total = len(pod["spec"]["containers"])
+    names = {c["name"] for c in (*sidecars(pod), *pod["spec"]["containers"])}
+    every = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    statuses = [item for item in every if item["name"] in names]
+    total = len(names)
     row = [
         pod["metadata"]["name"],
         f"{sum(1 for s in statuses if s.get('ready'))}/{total}",
@@ -44,11 +46,23 @@ def _pod_row(pod: Json, now: datetime, *, wide: bool) -> list[str]:
     return row
 
 
+def sidecars(pod: Json) -> list[Json]:
+    """Return the init containers that run beside the main ones."""
+    return [c for c in pod["spec"].get("initContainers", []) if c.get("restartPolicy") == "Always"]
+
+
 def pod_state(pod: Json) -> str:
-    """Say in one word how a pod fares, as kubectl does: the first container's trouble, or the phase."""
+    """Say in one word how a pod fares, as kubectl does: the first container's trouble, or the phase.
+
+    `Init:1/3` is a pod of whose three init containers one is done.
+    """
     if pod["metadata"].get("deletionTimestamp"):
         return "Terminating"
     status = pod.get("status", {})
+    if status.get("reason"):
+        return str(status["reason"])
+    if beginning := _beginning(pod):
+        return beginning
     for container in status.get("containerStatuses", []):
         state = container.get("state", {})
         for kind in ("waiting", "terminated"):
@@ -56,6 +70,24 @@ def pod_state(pod: Json) -> str:
             if reason:
                 return str(reason)
     return str(status.get("reason") or status.get("phase") or "Pending")
+
+
+def _beginning(pod: Json) -> str:
+    """Say which init container a pod waits for; nothing for a pod that is initialized."""
+    status, beside = pod.get("status", {}), {c["name"] for c in sidecars(pod)}
+    conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+    items = status.get("initContainerStatuses", [])
+    if conditions.get("Initialized") == "True":
+        return ""
+    for index, item in enumerate(items):
+        state = item.get("state", {})
+        if item.get("started") if item["name"] in beside else item.get("ready"):
+            continue
+        details = state.get("terminated") or state.get("waiting") or {}
+        if details.get("reason") not in (None, "PodInitializing"):
+            return f"Init:{details['reason']}"
+        return f"Init:{index}/{len(items)}"
+    return ""
 
 
 def services(objects: Sequence[Json], now: datetime, *, wide: bool, namespaces: bool) -> str:
@@ -95,11 +127,11 @@ def describe_pod(pod: Json, events: Sequence[Json], now: datetime, *, why: str =
         *([f"Why:           {why}"] if why else []),
         f"IP:            {status.get('podIP') or '-'}",
         f"Restarts when: {spec.get('restartPolicy', 'Always')}",
+        *_titled("Init containers:", spec, status, "init"),
+        *_titled("Ephemeral containers:", spec, status, "ephemeral"),
         "Containers:",
     ]
-    by_name = {s["name"]: s for s in status.get("containerStatuses", [])}
-    for container in spec["containers"]:
-        lines += _container(container, by_name.get(container["name"], {}))
+    lines += _containers(spec["containers"], status.get("containerStatuses", []))
     lines += ["Conditions:", *_conditions(status.get("conditions", [])), "Events:", *_events(events, now)]
     return "\n".join(lines)
 
@@ -115,6 +147,17 @@ def head(meta: Json) -> list[str]:
     ]
 
 
+def _titled(title: str, spec: Json, status: Json, kind: str) -> list[str]:
+    containers = spec.get(f"{kind}Containers", [])
+    told = status.get(f"{kind}ContainerStatuses", [])
+    return [title, *_containers(containers, told)] if containers else []
+
+
+def _containers(containers: Sequence[Json], statuses: Sequence[Json]) -> list[str]:
+    by_name = {status["name"]: status for status in statuses}
+    return [line for c in containers for line in _container(c, by_name.get(c["name"], {}))]
+
+
 def _container(container: Json, status: Json) -> list[str]:
     lines = [f"  {container['name']}:", f"    Image:     {container['image']}"]
     if status.get("containerID"):
@@ -124,7 +167,7 @@ def _container(container: Json, status: Json) -> list[str]:
         lines.append(f"    Last:      {_state(status['lastState'])}")
     lines.append(f"    Ready:     {'yes' if status.get('ready') else 'no'}")
     lines.append(f"    Restarts:  {status.get('restartCount', 0)}")
-    for probe in ("livenessProbe", "readinessProbe"):
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         if container.get(probe):
             lines.append(f"    {probe[:-5].capitalize()}: {_probe(container[probe])}")
     return lines

@@ -18,6 +18,7 @@ from services.kubelet.adapters.cri_client import CriRuntime
 from services.kubelet.core.model import ContainerId, Pod, SandboxId
 from services.kubelet.core.observed import RuntimeState
 from services.kubelet.core.resources import KernelResources
+from services.kubelet.core.spec_hash import changed, spec_hash
 from services.kubelet.cri.app import CriServer, cleanup
 from services.kubelet.cri.config import CriConfig
 from services.kubelet.ports import ContainerConfig, Runtime, SandboxConfig
@@ -187,6 +188,18 @@ async def test_the_same_sandbox_asked_for_again_is_the_same(runtime: Runtime) ->
 
     assert second == first
     assert len((await runtime.observe(wanted.uid)).sandboxes) == 1
+
+
+async def test_a_container_remembers_which_spec_it_was_made_from(runtime: Runtime) -> None:
+    """A pod's container with another image is told from it."""
+    wanted = pod()
+    box = await sandbox(runtime, wanted)
+    made = await container(runtime, wanted, box)
+
+    seen = await runtime.container(made)
+    assert seen.spec_hash == spec_hash(wanted.spec.containers[0])
+    assert not changed(wanted.spec.containers[0], seen)
+    assert changed(replace(wanted.spec.containers[0], image="other:1"), seen)
 
 
 async def test_another_sandbox_of_the_same_attempt_is_refused(runtime: Runtime) -> None:

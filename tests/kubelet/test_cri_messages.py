@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tripod.cri.v1 import api_pb2 as pb
 
 from services.kubelet.adapters import cri_security
-from services.kubelet.core.model import ContainerPort, Protocol
+from services.kubelet.adapters.cri_client import container_config
+from services.kubelet.core.manifest_lifecycle import SIGNALS
+from services.kubelet.core.model import ContainerId, ContainerPort, Lifecycle, Protocol
+from services.kubelet.core.resources import KernelResources
 from services.kubelet.core.security import (
     MASKED_PATHS,
     READONLY_PATHS,
@@ -20,6 +24,8 @@ from services.kubelet.core.security import (
     Rights,
     SeLinuxOptions,
 )
+from services.kubelet.core.spec_hash import spec_hash
+from services.kubelet.ports import ContainerConfig, SandboxConfig
 from tests.builders import a_container, a_pod
 
 PROFILE = pb.SecurityProfile
@@ -136,3 +142,68 @@ def test_ports_of_the_host_are_those_that_are_asked_for() -> None:
         pb.PortMapping(protocol=pb.SCTP, container_port=82, host_port=8082, host_ip="10.0.0.1"),
     ]
     assert cri_security.port_mappings(on_host) == []
+
+
+def request(**values: Any) -> ContainerConfig:
+    """Make what a container is made from."""
+    pod = a_pod(a_container(**values))
+    sandbox = SandboxConfig(pod, 0, hostname="web", log_directory="")
+    return ContainerConfig(
+        pod=pod,
+        sandbox=sandbox,
+        container=pod.spec.containers[0],
+        attempt=3,
+        command=(),
+        args=(),
+        environment={},
+        mounts=(),
+        resources=KernelResources(2, 0, 0, 0),
+        log_path="",
+    )
+
+
+def test_a_container_carries_what_others_read_of_it() -> None:
+    """The annotations of the original kubelet."""
+    made = container_config(request(termination_message_path="/x"))
+
+    assert dict(made.annotations) == {
+        "io.kubernetes.container.hash": spec_hash(a_container()),
+        "io.kubernetes.container.restartCount": "3",
+        "io.kubernetes.container.terminationMessagePath": "/x",
+        "io.kubernetes.container.terminationMessagePolicy": "File",
+    }
+
+
+def test_a_hash_is_of_name_and_image_alone() -> None:
+    """What else a spec says cannot change while its pod lives."""
+    assert spec_hash(a_container()) == spec_hash(a_container(tty=True))
+    assert len({spec_hash(a_container(**v)) for v in ({}, {"image": "b"}, {"name": "b"})}) == 3
+
+
+@pytest.mark.parametrize("name", sorted(SIGNALS))
+def test_each_signal_of_a_manifest_is_one_of_the_cri(name: str) -> None:
+    """By its name."""
+    made = container_config(request(lifecycle=Lifecycle(stop_signal=name)))
+
+    assert made.stop_signal != pb.SIGNAL_RUNTIME_DEFAULT
+
+
+def test_signals_are_called_as_the_cri_calls_them() -> None:
+    """None is the image's own."""
+    wanted = {"": "RUNTIME_DEFAULT", "SIGUSR1": "SIGUSR1", "SIGRTMIN+1": "SIGRTMINPLUS1"}
+    made = {name: container_config(request(lifecycle=Lifecycle(stop_signal=name))) for name in wanted}
+
+    assert {name: pb.Signal.Name(config.stop_signal) for name, config in made.items()} == {
+        name: f"SIGNAL_{signal}" for name, signal in wanted.items()
+    }
+
+
+def test_a_container_that_looks_at_another_shares_its_processes() -> None:
+    """Others have their own."""
+    looker = container_config(replace(request(stdin=True, stdin_once=True), target=ContainerId("c1")))
+    other = container_config(request())
+
+    options = looker.linux.security_context.namespace_options
+    assert (options.pid, options.target_id) == (pb.TARGET, "c1")
+    assert (looker.stdin, looker.stdin_once) == (True, True)
+    assert other.linux.security_context.namespace_options.pid == pb.CONTAINER

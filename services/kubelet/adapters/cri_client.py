@@ -226,7 +226,7 @@ class CriRuntime:
         """Create a container."""
         request = pb.CreateContainerRequest(
             pod_sandbox_id=sandbox,
-            config=_container_config(config),
+            config=container_config(config),
             sandbox_config=_sandbox_config(config.sandbox),
         )
         answer = await self._call(self._runtime.CreateContainer, request, seconds=_CREATE_SECONDS)
@@ -418,7 +418,8 @@ def _mount(mount: Mount) -> pb.Mount:
     return made
 
 
-def _container_config(config: ContainerConfig) -> pb.ContainerConfig:
+def container_config(config: ContainerConfig) -> pb.ContainerConfig:
+    """Build what a container is made from."""
     wanted = config.resources
     made = pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name=config.container.name, attempt=config.attempt),
