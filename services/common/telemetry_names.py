@@ -30,6 +30,7 @@ CONTAINER_STOP = "container.stop"
 CONTAINER_HOOK = "container.hook"
 CONTAINER_BACKOFF = "container.backoff"
 PROBE_READINESS_WAIT = "probe.readiness.wait"
+INIT_WAIT = "init.wait"
 STATUS_PUBLISH = "status.publish"
 OBJECTS_APPLY = "objects.apply"
 ENDPOINTS_PROGRAM = "endpoints.program"
@@ -55,6 +56,7 @@ PHASES = frozenset(
         CONTAINER_HOOK,
         CONTAINER_BACKOFF,
         PROBE_READINESS_WAIT,
+        INIT_WAIT,
         STATUS_PUBLISH,
         OBJECTS_APPLY,
         ENDPOINTS_PROGRAM,

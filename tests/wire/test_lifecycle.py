@@ -113,6 +113,20 @@ async def test_init_containers_run_in_order_before_the_main_ones(node: Node) -> 
     assert [c.ready for c in last.init_containers] == [True, True]
 
 
+async def test_the_time_of_an_init_container_is_in_the_trace_of_the_start(node: Node) -> None:
+    """As a wait, not as a worker that was busy."""
+    await node.apply(a_pod(initContainers=[container("one")]))
+    await until_runs(node, "one")
+    node.runtime.end(uid(node), "one", 0)
+    await node.until_ready("web")
+    trace_id = int((await node.pods())["web"].trace_id, 16)
+
+    async def told() -> bool:
+        return {"pod.start", "init.wait"} <= {span.name for span in node.traces.ring.spans(trace_id)}
+
+    await node.until(told)
+
+
 async def test_an_init_container_that_fails_is_tried_again(node: Node) -> None:
     """At once for the first time."""
     await node.apply(a_pod(initContainers=[container("one")]))

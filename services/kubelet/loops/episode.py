@@ -27,6 +27,7 @@ class Episode:
         self.trace_id = f"{trace_id:032x}"
         self._clock = clock
         self._wait: Span | None = None
+        self._initializing = False
         self._root = telemetry.start_episode(
             name,
             trace_id=trace_id,
@@ -80,6 +81,18 @@ class Episode:
         """Begin to wait for readiness."""
         if self._wait is None:
             self._wait = telemetry.start_span(telemetry_names.PROBE_READINESS_WAIT, parent=self.parent)
+
+    def wait_for_init(self) -> None:
+        """Begin to wait for an init container, until the next pass."""
+        if self._wait is None:
+            self._initializing = True
+            self._wait = telemetry.start_span(telemetry_names.INIT_WAIT, parent=self.parent)
+
+    def look(self) -> None:
+        """Begin a pass, which ends a wait for an init container."""
+        if self._initializing:
+            self._initializing = False
+            self.probe_answered()
 
     def probe_answered(self) -> None:
         """End the wait: a verdict moved. What follows is queueing again."""

@@ -28,6 +28,7 @@ from services.kubelet.core.status import (
     Circumstances,
     PodPhase,
     PodStatus,
+    StatePhase,
     Waiting,
     compute_status,
 )
@@ -211,6 +212,7 @@ class PodWorkers:
         self.sync_count += 1
         self._open_stop(pod, state)
         if state.episode is not None:
+            state.episode.look()
             state.episode.queued()
         recorded = None if state.episode is None or state.episode.waiting else state.episode
         with recording(recorded):
@@ -225,6 +227,7 @@ class PodWorkers:
         await self._refresh(pod, state)
         await self._record(pod.uid, state)
         self._await_deadline(pod, state)
+        self._wait_for_init(state)
 
     async def _intend(self, uid: PodUid, state: _State) -> None:
         """Keep what a plan that is cut short must not forget, before anything of it is done."""
@@ -262,9 +265,10 @@ class PodWorkers:
 
     async def _record(self, uid: PodUid, state: _State) -> None:
         """Keep what a run after this one must know; a disk that is full costs that alone."""
-        if uid not in self._states or state.status is None:
+        start = state.status.start_time if state.status is not None else state.start_time
+        if uid not in self._states or start is None:
             return
-        text = encode(record(state.memory, state.status.start_time))
+        text = encode(record(state.memory, start))
         if text == state.recorded:
             return
         try:
@@ -482,6 +486,15 @@ class PodWorkers:
             )
         elif _all_run(status, observed):
             episode.wait_for_probe()
+
+    def _wait_for_init(self, state: _State) -> None:
+        """Record the time until the next pass as a wait, where an init container runs."""
+        status, episode = state.status, state.episode
+        if status is None or episode is None or episode.name == telemetry_names.POD_STOP:
+            return
+        begins = any(c.type == "Initialized" and not c.holds for c in status.conditions)
+        if begins and any(c.state.phase is StatePhase.RUNNING for c in status.init_containers):
+            episode.wait_for_init()
 
     def _forget(self, uid: PodUid, state: _State) -> None:
         if state.episode is not None:
