@@ -24,6 +24,7 @@ from services.kubelet.core.model import (
     TcpSocket,
 )
 from services.kubelet.core.observed import ObservedPod, RuntimeState
+from services.kubelet.core.resources import quality_of_service
 
 Json = dict[str, Any]
 Named = Pod | Service | ConfigMap | Secret | ServiceAccount | Namespace
@@ -35,13 +36,15 @@ def rfc3339(moment: datetime | None) -> str | None:
 
 
 def pod(value: Pod, status: Mapping[str, Any] | None = None) -> Json:
-    """Write a pod, with its status where there is one."""
+    """Write a pod, with its status where there is one; its quality of service comes from its spec."""
     meta = metadata(value)
     if value.deletion_time:
         meta["deletionTimestamp"] = rfc3339(value.deletion_time)
         meta["deletionGracePeriodSeconds"] = value.deletion_grace_seconds
     made: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(value.spec)}
-    return {**made, "status": dict(status)} if status is not None else made
+    if status is None:
+        return made
+    return {**made, "status": {"qosClass": quality_of_service(value), **status}}
 
 
 def observed(value: ObservedPod) -> Json:
