@@ -11,10 +11,9 @@ from __future__ import annotations
 POD_START = "pod.start"
 POD_RESTART = "pod.restart"
 POD_STOP = "pod.stop"
-# A pod that a cluster sent: what the episode of its start is linked to.
-POD_RECEIVE = "pod.receive"
 
 # Phases.
+POD_RECEIVE = "pod.receive"
 WORKER_QUEUE = "worker.queue"
 POD_OBSERVE = "pod.observe"
 IMAGE_CHECK = "image.check"

@@ -245,6 +245,7 @@ class Kubelet:
             clock=clock,
             hub=self._statuses,
             host_ip=self._machine.address,
+            received=lambda uid: self._cluster.received_ns(uid) if self._cluster is not None else 0,
             hooks=self._hooks,
             words=words,
             volumes=volumes_of_pods,

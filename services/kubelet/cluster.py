@@ -162,6 +162,10 @@ class Cluster:
         """Return the pods of the API that run here."""
         return self._pods.pods()
 
+    def received_ns(self, uid: PodUid) -> int:
+        """Return when the API told of a pod, in nanoseconds; 0 where it did not."""
+        return self._pods.received_ns(uid)
+
     def certain(self) -> bool:
         """Tell whether the API has told this run which pods are wanted here."""
         return self._pods.certain()

@@ -11,9 +11,13 @@ import pytest
 import pytest_asyncio
 from tripod.kubelet.v1 import object_service_pb2 as object_pb
 from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
+from tripod.trace.v1 import trace_service_pb2 as trace_pb
+from tripod.trace.v1 import trace_service_pb2_grpc as trace_grpc
 
+from services.common import telemetry_names
 from services.common.errors import RemoteError
 from services.common.grpcclient import call
+from services.common.telemetry import episode_trace_id
 from services.kubelet.core.kube_resources import EVENTS, LEASES, NODES, PODS
 from tests.lab.cluster_node import NODE, ClusterNode, a_pod, fake_cluster, real_cluster
 from tests.lab.kubernetes import ControlPlane, control_plane, needs_kubernetes
@@ -245,3 +249,21 @@ async def test_a_readiness_gate_counts(node: ClusterNode) -> None:
 
     pod = await node.condition("gated", "Ready")
     assert gate in [{k: c[k] for k in ("type", "status")} for c in pod["status"]["conditions"]]
+
+
+async def test_a_start_is_one_trace_from_the_event_to_the_told_status(fake_node: ClusterNode) -> None:
+    """It begins when the API told of the pod, and ends with the patch that says that it is ready."""
+    node = fake_node
+    uid = (await node.create(a_pod("traced")))["metadata"]["uid"]
+    await node.condition("traced", "Ready")
+    trace_id = f"{episode_trace_id(uid, telemetry_names.POD_START, 0):032x}"
+    stub = trace_grpc.TraceServiceStub(node.channel)
+
+    async def spans() -> Any:
+        answer = await call(stub.GetTrace, trace_pb.GetTraceRequest(trace_id=trace_id), deadline_seconds=5.0)
+        names = [span.name for span in answer.spans]
+        return answer.spans if "kube patch pods/status" in names and "pod.start" in names else None
+
+    found = await node.until(spans, "the trace is whole")
+    names = {span.name for span in found}
+    assert {"pod.receive", "worker.queue", "sandbox.create", "container.start", "status.publish"} <= names

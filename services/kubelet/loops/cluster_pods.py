@@ -17,8 +17,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from services.common import failpoints, telemetry, telemetry_names
-from services.common.clock import Clock
+from services.common import failpoints
+from services.common.clock import Clock, unix_nanoseconds
 from services.common.kubeapi import KubeApi
 from services.common.kubeerror import KubeApiError
 from services.common.kuberequest import Json, Selection
@@ -76,8 +76,9 @@ class ClusterPods:
         self._gone: set[PodUid] = set()
         self._new: set[PodUid] = set()
         self._late: dict[PodUid, ClusterPod] = {}
-        # The newest change of each pod that is still to be taken, with its cause.
-        self._changes: dict[str, tuple[Change[ClusterPod], str]] = {}
+        # The newest change of each pod that is still to be taken, and when each pod was heard of.
+        self._changes: dict[str, Change[ClusterPod]] = {}
+        self._heard_ns: dict[PodUid, int] = {}
         self._wake = asyncio.Event()
         self._listed = False
         self._released = asyncio.Event()
@@ -171,10 +172,16 @@ class ClusterPods:
             group.create_task(self._release_in_time())
             await self._take_all()
 
+    def received_ns(self, uid: PodUid) -> int:
+        """Return when the API told of a pod, in nanoseconds; 0 for one of a run before."""
+        return self._heard_ns.get(uid, 0)
+
     def _hear(self, changes: Sequence[Change[ClusterPod]]) -> None:
-        with telemetry.span(telemetry_names.POD_RECEIVE, parent="", attributes={"count": len(changes)}):
-            cause = telemetry.traceparent()
-        self._changes.update((change.uid, (change, cause)) for change in changes)
+        now = unix_nanoseconds(self._clock.now())
+        for change in changes:
+            self._changes[change.uid] = change
+            if change.before is None:
+                self._heard_ns[PodUid(change.uid)] = now
         self._wake.set()
 
     async def _release_in_time(self) -> None:
@@ -214,14 +221,14 @@ class ClusterPods:
         for uid in absent:
             known = self._late.pop(PodUid(uid), None) or self._known.get(PodUid(uid))
             if known is not None:
-                await self._removed(known, "")
+                await self._removed(known)
         self._late.clear()
 
-    async def _take(self, batch: Sequence[tuple[Change[ClusterPod], str]], *, first: bool) -> None:
+    async def _take(self, batch: Sequence[Change[ClusterPod]], *, first: bool) -> None:
         """Decide on each pod; keep the accepted ones; then show them."""
-        shown: dict[PodUid, tuple[Pod, str]] = {}
+        shown: dict[PodUid, Pod] = {}
         kept: dict[PodUid, Json] = {}
-        for change, cause in sorted(batch, key=_age) if first else batch:
+        for change in sorted(batch, key=_age) if first else batch:
             known = change.after or change.before
             assert known is not None, "a change has one of both"
             if known.mirror:
@@ -229,19 +236,19 @@ class ClusterPods:
             elif change.after is None:
                 shown.pop(known.uid, None)
                 kept.pop(known.uid, None)
-                await self._removed(known, cause)
+                await self._removed(known)
             elif (pod := self._accepted(known, shown)) is not None:
                 if known.uid not in self._old and not first:
                     self._new.add(known.uid)
                 self._old.add(known.uid)
-                shown[known.uid], kept[known.uid] = (pod, cause), known.body
+                shown[known.uid], kept[known.uid] = pod, known.body
         async with _ACCEPT:
             await self._cache.keep_pods(kept)
         await _ACCEPT.recorded()
-        for uid, (pod, cause) in shown.items():
+        for uid, pod in shown.items():
             self._late.pop(uid, None)
-            self._show(pod, cause)
-        for change, _ in batch:
+            self._show(pod)
+        for change in batch:
             if change.after is not None:
                 self.on_moved(PodUid(change.uid))
 
@@ -255,7 +262,7 @@ class ClusterPods:
             del self._mirrors[shown]
         self.on_mirror()
 
-    def _accepted(self, known: ClusterPod, shown: Mapping[PodUid, tuple[Pod, str]]) -> Pod | None:
+    def _accepted(self, known: ClusterPod, shown: Mapping[PodUid, Pod]) -> Pod | None:
         """Return the pod to run; None for one that is not run, or goes on as it was."""
         uid = known.uid
         self._known[uid] = known
@@ -279,7 +286,7 @@ class ClusterPods:
             return known.pod
         if known.ended or uid in self._refused:
             return None
-        others = [*self.pods(), *(pod for pod, _ in shown.values())]
+        others = [*self.pods(), *shown.values()]
         refused = self._admit(known.pod, others)
         if refused is not None:
             self._refuse(known, refused)
@@ -294,12 +301,12 @@ class ClusterPods:
             self._refused[known.uid] = why
             self.on_refused(known.pod, why)
 
-    def _show(self, pod: Pod, cause: str) -> None:
+    def _show(self, pod: Pod) -> None:
         before = self.hub.get(pod.uid)
         if before is None or replace(before, revision=pod.revision) != pod:
-            self.hub.upsert(pod.uid, pod, cause)
+            self.hub.upsert(pod.uid, pod)
 
-    async def _removed(self, known: ClusterPod, cause: str) -> None:
+    async def _removed(self, known: ClusterPod) -> None:
         """Stop a pod that the API no longer has; forget one that is not run here."""
         uid = known.uid
         self._late.pop(uid, None)
@@ -310,7 +317,7 @@ class ClusterPods:
             return
         self._gone.add(uid)
         stop = pod.deletion_time or self._clock.now()
-        self.hub.upsert(uid, replace(pod, deletion_time=stop, deletion_grace_seconds=0), cause)
+        self.hub.upsert(uid, replace(pod, deletion_time=stop, deletion_grace_seconds=0))
 
     async def _say_farewell(self, key: str) -> None:
         """Delete a pod at the API that was asked to stop and of which nothing runs here."""
@@ -338,6 +345,7 @@ class ClusterPods:
         self._old.discard(uid)
         self._new.discard(uid)
         self._gone.discard(uid)
+        self._heard_ns.pop(uid, None)
 
 
 def _grace(known: ClusterPod) -> int | None:
@@ -345,9 +353,9 @@ def _grace(known: ClusterPod) -> int | None:
     return grace if isinstance(grace, int) else None
 
 
-def _age(item: tuple[Change[ClusterPod], str]) -> str:
+def _age(change: Change[ClusterPod]) -> str:
     """Sort by creation, as the original admits pods that it finds at its start."""
-    known = item[0].after or item[0].before
+    known = change.after or change.before
     assert known is not None, "a change has one of both"
     return str(known.body["metadata"].get("creationTimestamp") or "")
 

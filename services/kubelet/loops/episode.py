@@ -62,6 +62,16 @@ class Episode:
             )
             self.covered()
 
+    def received(self, seen_ns: int) -> None:
+        """Record that the source took the pod in until `seen_ns`, from when it heard of it."""
+        telemetry.record_span(
+            telemetry_names.POD_RECEIVE,
+            parent=self.parent,
+            start_time_ns=self._covered_ns,
+            end_time_ns=seen_ns,
+        )
+        self._covered_ns = seen_ns
+
     def looked(self) -> None:
         """Record the time since the last recorded work as a look, where a look went unrecorded."""
         if self._wait is None and self.now_ns() > self._covered_ns:

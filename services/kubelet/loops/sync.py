@@ -7,7 +7,7 @@ kubelet finds running pods by their labels and has nothing to do for them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -62,6 +62,7 @@ class _State:
     trace_id: str = ""
     cause: str = ""
     seen_ns: int = 0
+    received_ns: int = 0
     stop_traced: bool = False
     adopted_at: float | None = None
     observed: ObservedPod | None = None
@@ -88,6 +89,7 @@ class PodWorkers:
         clock: Clock,
         hub: WatchHub[PodStatus],
         host_ip: str,
+        received: Callable[[PodUid], int] = lambda uid: 0,
         hooks: Hooks,
         words: LastWords,
         volumes: PodVolumes,
@@ -100,6 +102,8 @@ class PodWorkers:
         self._clock = clock
         self.hub = hub
         self._host_ip = host_ip
+        # When the source heard of a pod, in nanoseconds; 0 where that is when it tells.
+        self._received = received
         self._hooks = hooks
         self._hearing = Hearing(words, clock)
         self._volumes = volumes
@@ -139,6 +143,7 @@ class PodWorkers:
             state = self._states.setdefault(uid, _State(Memory(), {}))
             if not state.seen_ns:
                 state.seen_ns, state.cause = unix_nanoseconds(self._clock.now()), cause
+                state.received_ns = self._received(uid) or state.seen_ns
             self._queue.add(uid)
 
     def wake(self, uid: PodUid) -> None:
@@ -300,9 +305,11 @@ class PodWorkers:
         if observed.sandboxes or pod.deletion_time is not None:
             return
         episode = Episode(
-            pod, telemetry_names.POD_START, 0, self._clock, start_ns=state.seen_ns, cause=state.cause
+            pod, telemetry_names.POD_START, 0, self._clock, start_ns=state.received_ns, cause=state.cause
         )
         state.episode, state.trace_id = episode, episode.trace_id
+        if state.received_ns < state.seen_ns:
+            episode.received(state.seen_ns)
         episode.queued()
         episode.covered()
 
