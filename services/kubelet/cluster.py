@@ -33,9 +33,10 @@ from services.kubelet.loops.cluster_events import EventReporter
 from services.kubelet.loops.cluster_node import NodeRegistrar
 from services.kubelet.loops.cluster_pods import ClusterPods, Refused
 from services.kubelet.loops.cluster_status import StatusReporter
+from services.kubelet.loops.merged_objects import MergedObjects
 from services.kubelet.loops.static_pods import MergedPods, Mirrors, StaticPods
 from services.kubelet.objects.cluster_cache import ClusterCache
-from services.kubelet.ports import EventSink, PodSource
+from services.kubelet.ports import EventSink, PodObjects, PodSource
 
 log = get_logger(__name__)
 # The release whose API we follow; after the plus sign, as builds of others have it, ourselves.
@@ -83,10 +84,10 @@ class Cluster:
         self.pod_cidr = ""
         self.api = KubeApi(access, clock, agent=f"tripod-kubelet/{telemetry.VERSION}")
         self._cache = ClusterCache(config.state_directory / "cluster.db", access.server)
-        static = StaticPods(store, name)
+        self._static = static = StaticPods(store, name)
         self._pods = ClusterPods(self.api, name, self._cache, clock, admit=self._admit, run_id=run_id)
         self.source = MergedPods(static, self._pods)
-        self.objects = ClusterObjects(
+        self._objects = ClusterObjects(
             self.api, self._cache, clock, bodies=self._pods.bodies, authority=_authority(access)
         )
         self.runtime_classes = RuntimeClasses(self.api)
@@ -119,11 +120,15 @@ class Cluster:
             version=version(),
         )
 
+    def objects(self, local: PodObjects) -> PodObjects:
+        """Return what pods bring in: from the API, for static pods from `local`."""
+        return MergedObjects(self._objects, local, static=self._static, cluster_pods=self._pods)
+
     async def open(self) -> None:
         """Take up what a run before has kept."""
         kept = await self._cache.open()
         self._pods.remember(kept.pods)
-        self.objects.remember(kept.objects)
+        self._objects.remember(kept.objects)
         self._set_cidr(kept.facts.get(_CIDR, ""))
 
     async def close(self) -> None:
@@ -136,7 +141,7 @@ class Cluster:
         loops = {
             "cluster-node": self._registrar.run,
             "cluster-pods": self._pods.run,
-            "cluster-objects": self.objects.run,
+            "cluster-objects": self._objects.run,
             "cluster-status": self._reporter.run,
             "cluster-events": self._events.run,
             "cluster-mirrors": self._mirrors.run,
@@ -207,12 +212,12 @@ class Cluster:
 
     def _moved(self, uid: PodUid) -> None:
         self._reporter.look(uid)
-        self.objects.look()
+        self._objects.look()
 
     async def _follow_source(self) -> None:
         """Hear of pods that go, whose objects need not be watched any more."""
         async for _ in self._pods.changes():
-            self.objects.look()
+            self._objects.look()
 
     async def _keep_facts(self) -> None:
         """Keep the pod CIDR for a start without the API."""

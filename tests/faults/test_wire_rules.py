@@ -21,6 +21,7 @@ TASK_OWNERS = {
     # Each ends or waits for its task itself, as the line says.
     "services/kubelet/adapters/exec_spdy.py",
     "services/kubelet/adapters/port_forward.py",
+    "services/kubelet/loops/interleaved.py",
     "services/kubelet/server/pods.py",
     "services/kubelet/objects/store.py",
 }

@@ -22,6 +22,7 @@ from services.kubelet.core.kube_pod import ClusterPod
 from services.kubelet.core.kube_resources import PODS
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.loops.cluster_pods import ClusterPods
+from services.kubelet.loops.interleaved import interleaved
 from services.kubelet.ports import PodSource
 
 log = get_logger(__name__)
@@ -166,19 +167,9 @@ class MergedPods:
         """Tell, once, that a pod was made just now."""
         return self._static.take_new(uid) or self._cluster.take_new(uid)
 
-    async def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
+    def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
         """Yield each pod of either that changed."""
-        queue: asyncio.Queue[tuple[PodUid, str]] = asyncio.Queue(1)
-
-        async def pour(source: PodSource) -> None:
-            async for change in source.changes():
-                await queue.put(change)
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(pour(self._static))
-            group.create_task(pour(self._cluster))
-            while True:
-                yield await queue.get()
+        return interleaved(self._static.changes(), self._cluster.changes())
 
     async def finalize(self, uid: PodUid) -> None:
         """Forget a pod of which nothing is left, at whichever has it."""
