@@ -47,6 +47,10 @@ class KubeApi:
         """Say why and since when the server cannot be used; None when its last answer was one."""
         return self._transport.fault()
 
+    async def recovery(self) -> None:
+        """Wait until the server answers after it was silent."""
+        await self._transport.recovery()
+
     async def close(self) -> None:
         """End all connections."""
         await self._transport.close()

@@ -76,6 +76,7 @@ class Transport:
         self._turns = TokenBucket(clock, per_second=_QUERIES_PER_SECOND, burst=_BURST)
         self._session: aiohttp.ClientSession | None = None
         self._silent_since: datetime | None = None
+        self._back = asyncio.Event()
         self._why_silent = ""
 
     async def close(self) -> None:
@@ -178,8 +179,15 @@ class Transport:
             headers["traceparent"] = parent
         return headers
 
+    async def recovery(self) -> None:
+        """Wait until the server answers after it was silent."""
+        await self._back.wait()
+
     def _heard(self) -> None:
-        self._silent_since = None
+        if self._silent_since is not None:
+            self._silent_since = None
+            self._back.set()
+            self._back = asyncio.Event()
 
     def _missed(self, error: KubeApiError) -> None:
         self._silent_since = self._silent_since or self._clock.now()

@@ -4,7 +4,8 @@
 - A stream that ends in order is resumed after its last event; one that is cut, from the last
   bookmark but one: only bookmarks say that everything before them was told, and one may have
   overtaken an event. What comes again is dropped (`replica`).
-- A revision that is gone (410) means a new list. Attempts that fail are spaced out, with jitter.
+- A revision that is gone (410) means a new list. Attempts that fail are spaced out, with jitter;
+  a server that could not be reached and answers somebody again is asked at once.
 - A stream on which bookmarks came and then nothing more is dead.
 
 Source: client-go `cache.Reflector`; Kubernetes API concepts, "Efficient detection of changes".
@@ -71,6 +72,7 @@ class Reflector(Generic[V]):
         self._bookmark = ""
         self._latest = ""
         self._failures = 0
+        self._unreachable = False
         self._fault: tuple[datetime, str] | None = None
         self._heard_at = 0.0
         self._limit_seconds = 0.0
@@ -94,14 +96,32 @@ class Reflector(Generic[V]):
                 if not self._mark:
                     await self._list()
                 await self._watch()
+                self._unreachable = False
                 self._failures, pause = 0, _SPACING_SECONDS - (self._clock.monotonic() - began)
             except TripodError as error:
                 pause = self._failed(error, self._clock.monotonic() - began)
             if pause > 0:
-                await self._clock.sleep(pause * (1 + 0.5 * self._jitter()))
+                await self._rest(pause * (1 + 0.5 * self._jitter()))
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait; no longer than until a server that could not be reached answers somebody."""
+        if not self._unreachable:
+            await self._clock.sleep(seconds)
+            return
+        async with asyncio.TaskGroup() as group:
+            slept = group.create_task(self._clock.sleep(seconds))
+            back = group.create_task(self._api.recovery())
+            await asyncio.wait({slept, back}, return_when=asyncio.FIRST_COMPLETED)
+            early = not slept.done()
+            slept.cancel()
+            back.cancel()
+        if early:
+            # Not all at once.
+            await self._clock.sleep(_SPACING_SECONDS * self._jitter())
 
     def _failed(self, error: TripodError, lasted_seconds: float) -> float:
         """Note a failure; returns how long to wait."""
+        self._unreachable = False
         if isinstance(error, KubeApiError) and error.expired:
             log.info("Listed again since the revision is gone", resource=str(self.selection))
             self._mark = ""
@@ -110,6 +130,7 @@ class Reflector(Generic[V]):
         if error.reason == kubeerror.STREAM_CUT:
             return _SPACING_SECONDS - lasted_seconds
         self._failures += 1
+        self._unreachable = error.reason == kubeerror.UNREACHABLE
         if self._fault is None:
             self._fault = (self._clock.now(), error.message)
             log.warning("Lost the API server", resource=str(self.selection), error=error.message)

@@ -210,3 +210,19 @@ async def test_an_event_that_is_no_object_starts_the_stream_anew() -> None:
         await world.until(lambda: world.server.count("watch") == 2)
 
         assert dict(world.reflector.values()) == {"ns/a": "1"}
+
+
+async def test_a_server_that_answers_somebody_again_is_asked_at_once() -> None:
+    """After a long time without it, nobody waits for the end of a long pause."""
+    async with a_world("a") as world:
+        await world.server.stop()
+        await world.until(lambda: world.clock.monotonic() > 100, 1.0)
+        world.put("a", "2")
+        await world.server.start()
+        await asyncio.sleep(0.05)
+        before = world.clock.monotonic()
+
+        await world.api.get(MAPS, "ns", "a")
+        await world.until(lambda: world.told[-1] == ("ns/a", "2"), 0.02)
+
+        assert world.clock.monotonic() - before < 5

@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.kubelet.core.brought import EnvFrom, Origin
 from services.kubelet.core.model import ConfigMap, ObjectKey, Pod, PodUid, Secret, Service
 from services.kubelet.loops.merged_objects import MergedObjects
 from services.kubelet.ports import Token, TokenRequest
-from tests.builders import a_container, a_pod
+from tests.builders import a_pod
 
 pytestmark = pytest.mark.asyncio
 
@@ -80,8 +79,8 @@ class Source:
 
 
 def a_user_of(name: str, uid: str) -> Pod:
-    """Make a pod that names a ConfigMap."""
-    return a_pod(a_container(env_from=(EnvFrom(Origin.CONFIG_MAP, name),)), uid=uid)
+    """Make a pod that names a Secret."""
+    return a_pod(image_pull_secrets=(name,), uid=uid)
 
 
 def merged(static: Source, cluster: Source) -> tuple[MergedObjects, Objects, Objects]:
@@ -109,7 +108,7 @@ async def test_whose_object_it_is(
         Source(*(a_user_of(item, f"c-{item}") for item in cluster)),
     )
 
-    found = await objects.config_map("default", name)
+    found = await objects.secret("default", name)
 
     assert (found.uid if found else None) == owner
 
