@@ -180,7 +180,9 @@ class Kubelet:
         self._source: PodSource = self._cluster.source if self._cluster else self._store
         issuer = config.token_issuer or f"urn:tripod:node:{self._name}"
         self._local_objects = LocalObjects(self._store, TokenIssuer(state, issuer, self._clock))
-        self._objects: PodObjects = self._cluster.objects if self._cluster else self._local_objects
+        self._objects: PodObjects = (
+            self._cluster.objects(self._local_objects) if self._cluster else self._local_objects
+        )
         self._join()
 
     def _joined(self, run_id: str) -> Cluster:
