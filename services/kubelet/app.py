@@ -725,6 +725,7 @@ class Kubelet:
             "kubelet_node_ready": float(self._node.ready()),
             "kubelet_refused_manifests": len(self._manifests.faults()),
             "kubelet_store_writable": float(self._store.fault() is None),
+            **(self._cluster.gauges() if self._cluster is not None else {}),
             **(self._cri.gauges() if self._cri is not None else {}),
             **process.gauges(),
         }

@@ -185,9 +185,13 @@ class Cluster:
         reason = "ApiServerAnswers" if fault is None else "ApiServerAway"
         return NodeCondition("ApiServerReachable", fault is None, reason, fault or f"{self.server} answers")
 
-    def dropped_events(self) -> int:
-        """Return how many events were not told since they were too many."""
-        return self._events.dropped_count
+    def gauges(self) -> dict[str, float]:
+        """Return what was asked of the API server, and what was not told."""
+        asked = {
+            f'rest_client_requests_total{{verb="{verb}",resource="{resource}",code="{code}"}}': float(count)
+            for (verb, resource, code), count in sorted(self.api.requests.items())
+        }
+        return {**asked, "kubelet_events_dropped_total": float(self._events.dropped_count)}
 
     def _admit(self, pod: Pod, others: Sequence[Pod]) -> Refused | None:
         refusal = self._admit_with(pod, others, self._as_the_cluster_has_it())

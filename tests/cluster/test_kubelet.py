@@ -18,7 +18,7 @@ from services.common import telemetry_names
 from services.common.errors import RemoteError
 from services.common.grpcclient import call
 from services.common.telemetry import episode_trace_id
-from services.kubelet.core.kube_resources import EVENTS, LEASES, NODES, PODS
+from services.kubelet.core.kube_resources import CONFIG_MAPS, EVENTS, LEASES, NODES, PODS
 from tests.lab.cluster_node import NODE, ClusterNode, a_pod, fake_cluster, real_cluster
 from tests.lab.kubernetes import ControlPlane, control_plane, needs_kubernetes
 from tools.cluster.component import PEERS
@@ -30,6 +30,18 @@ kind: Pod
 metadata: {name: fixed}
 spec:
   containers: [{name: app, image: "app:1"}]
+"""
+OWN = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: own}
+data: {COLOUR: green}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: own}
+spec:
+  containers: [{name: app, image: "app:1", envFrom: [{configMapRef: {name: own}}]}]
 """
 
 
@@ -267,3 +279,29 @@ async def test_a_start_is_one_trace_from_the_event_to_the_told_status(fake_node:
     found = await node.until(spans, "the trace is whole")
     names = {span.name for span in found}
     assert {"pod.receive", "worker.queue", "sandbox.create", "container.start", "status.publish"} <= names
+
+
+async def test_pods_bring_in_objects_of_the_api_and_of_their_directory(node: ClusterNode) -> None:
+    """A ConfigMap of the API for a pod of the API, one of the directory for a static pod."""
+    meta = {"name": "settings", "namespace": "default"}
+    await node.api.create(CONFIG_MAPS, "default", {"metadata": meta, "data": {"COLOUR": "blue"}})
+    from_api = {"name": "app", "image": "app:1", "envFrom": [{"configMapRef": {"name": "settings"}}]}
+    uid = (await node.create(a_pod("user", containers=[from_api])))["metadata"]["uid"]
+    await node.condition("user", "Ready")
+    assert environment(node, uid)["COLOUR"] == "blue"
+
+    (node.manifests / "own.yaml").write_text(OWN)
+
+    def static() -> list[str]:
+        return [b.metadata.uid for b in node.fake.sandboxes.values() if b.metadata.name == f"own-{NODE}"]
+
+    found = await node.until(lambda: static() and node.fake.running(static()[0]), "the static pod runs")
+    assert found
+    assert environment(node, static()[0])["COLOUR"] == "green"
+    await node.api.delete(CONFIG_MAPS, "default", "settings")
+
+
+def environment(node: ClusterNode, uid: str) -> dict[str, str]:
+    """Return the variables that a pod's container was made with."""
+    running = node.fake.running(uid)[0]
+    return node.fake.environment(running.id)

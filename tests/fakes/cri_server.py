@@ -81,6 +81,15 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
             c for c, _ in self.containers.values() if self._uid(c) == uid and c.state == pb.CONTAINER_RUNNING
         ]
 
+    def environment(self, container_id: str) -> dict[str, str]:
+        """Return the variables that a container was made with."""
+        config = pb.CreateContainerRequest.FromString(self._requests[container_id]).config
+        # Newer releases of the contract have the value as bytes, which is the same on the wire.
+        return {
+            item.key: item.value.decode() if isinstance(item.value, bytes) else str(item.value)
+            for item in config.envs
+        }
+
     def reboot(self) -> None:
         """End everything that runs, as a reboot of the host does, and tell nobody."""
         for container, _ in self.containers.values():

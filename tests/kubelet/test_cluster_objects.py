@@ -116,6 +116,21 @@ async def test_without_the_api_what_was_kept_is_used() -> None:
             assert found.data == {"key": "kept"}
 
 
+async def test_what_was_deleted_meanwhile_is_not_used() -> None:
+    """What is kept is for times without the API alone."""
+    async with a_world() as world:
+        pods = [a_user_of("configMapRef", "settings")]
+        made = ClusterObjects(world.api, world.memory, world.clock, bodies=lambda: pods, authority="")
+        body = {"metadata": {"name": "settings", "namespace": "default"}, "data": {}}
+        world.memory.objects[KEY] = body
+        made.remember({KEY: body})
+        async with world.running(made.run):
+            await asyncio.sleep(0.01)
+
+            assert await made.config_map("default", "settings") is None
+            await world.quiet(lambda: KEY not in world.memory.objects)
+
+
 async def test_secrets_are_bytes_and_do_not_show() -> None:
     """A value in a traceback must not tell."""
     async with objects() as (world, made, _):

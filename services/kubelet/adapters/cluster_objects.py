@@ -45,7 +45,7 @@ class _Watched:
 
     def __init__(self, key: ObjectKey, kept: Json | None, api: KubeApi, clock: Clock) -> None:
         self.key = key
-        self.body = kept
+        self.kept = kept
         self.on_change: Callable[[_Watched], None] = lambda watched: None
         self.reflector: Reflector[Json] = Reflector(
             api,
@@ -56,9 +56,14 @@ class _Watched:
         )
 
     def _hear(self, changes: Sequence[Change[Json]]) -> None:
-        for change in changes:
-            self.body = change.after
         self.on_change(self)
+
+    @property
+    def body(self) -> Json | None:
+        """What the API says; before it has said anything, what was kept."""
+        if not self.reflector.synced.is_set():
+            return self.kept
+        return next(iter(self.reflector.values().values()), None)
 
 
 class ClusterObjects:
@@ -148,7 +153,11 @@ class ClusterObjects:
         if entry is None:
             return await self._ask(key)
         watched = entry[0]
-        await self._synced(watched.reflector, str(key), kept=watched.body is not None)
+        await self._synced(watched.reflector, str(key), kept=watched.kept is not None)
+        if watched.kept is not None and watched.body is None:
+            # It went while the API was away.
+            watched.kept = None
+            self._moved(watched)
         return watched.body
 
     async def _ask(self, key: ObjectKey) -> Json | None:

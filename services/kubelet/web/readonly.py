@@ -40,6 +40,8 @@ GAUGES = {
     "kubelet_node_ready": "Whether the node is ready.",
     "kubelet_refused_manifests": "Files of the manifest directory that are refused now.",
     "kubelet_store_writable": "Whether the object store takes changes.",
+    "rest_client_requests_total": "Requests to the API server, by verb, resource and status; 0 is no answer.",
+    "kubelet_events_dropped_total": "Events that the API server was not told since they were too many.",
     "tripod_cri_image_pulls_running": "Pulls of images that run.",
     "tripod_cri_image_pulls_total": "Pulls of images that ended, by outcome.",
     "tripod_cri_image_pulled_layers_total": "Layers that were pulled and unpacked.",
