@@ -9,7 +9,9 @@ import pytest
 from services.kubelet.core import manifest
 
 FOLDER = Path(__file__).parent.parent / "examples"
-STANDALONE = sorted(path for path in FOLDER.rglob("*.yaml") if "cluster" not in path.parts)
+STANDALONE = sorted(
+    path for path in FOLDER.rglob("*.yaml") if "cluster" not in path.relative_to(FOLDER).parts
+)
 
 
 def test_there_are_examples() -> None:
