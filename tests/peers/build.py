@@ -33,7 +33,11 @@ def main(words: list[str]) -> int:
     steps = [lambda: kubernetes.main([]), _streampeer]
     if not for_tests:
         steps += [_grpcurl, cri_tools.main]
-    return next((code for step in steps if (code := step())), 0)
+    code = next((code for step in steps if (code := step())), 0)
+    if code and for_tests:
+        print(f"Tests with Kubernetes are skipped: a build ended with {code}; `make peers` tells why")
+        return 0
+    return code
 
 
 def _out_of_reach() -> str:
