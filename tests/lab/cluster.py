@@ -208,6 +208,8 @@ async def cluster_node(
             made = api_faults(plane, files.kubeconfig, host=ground.network.host)
             faults = await stack.enter_async_context(made)
             files = prepare_node(ground.layout, name, address, url=faults.url)
+            # The harmful one asks as the kubelet, who may not see what a proxy needs.
+            ground.layout.kubeconfig(files.proxy_kubeconfig, "system:kube-proxy")
         folder = Path(f"/tmp/{netns}")
         (folder / "run").mkdir(parents=True)
         stack.push_async_callback(asyncio.to_thread, shutil.rmtree, folder, ignore_errors=True)
