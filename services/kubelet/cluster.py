@@ -19,7 +19,7 @@ from services.common.kuberequest import Json
 from services.common.lifecycle import supervise
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
-from services.kubelet.adapters.cluster_objects import ClusterObjects
+from services.kubelet.adapters.cluster_objects import SERVICES_KEPT, ClusterObjects
 from services.kubelet.adapters.runtime_classes import RuntimeClasses
 from services.kubelet.config import KubeletConfig
 from services.kubelet.core import admission, kube_node, listening
@@ -128,7 +128,7 @@ class Cluster:
         """Take up what a run before has kept."""
         kept = await self._cache.open()
         self._pods.remember(kept.pods)
-        self._objects.remember(kept.objects)
+        self._objects.remember(kept.objects, services_kept=SERVICES_KEPT in kept.facts)
         self._set_cidr(kept.facts.get(_CIDR, ""))
 
     async def close(self) -> None:

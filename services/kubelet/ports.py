@@ -115,8 +115,12 @@ class ClusterMemory(Protocol):
         """Keep pods, and forget some."""
         ...
 
-    async def keep_object(self, key: ObjectKey, body: Json | None) -> None:
-        """Keep a ConfigMap or Secret, or forget it."""
+    async def keep_objects(self, bodies: Mapping[ObjectKey, Json | None]) -> None:
+        """Keep ConfigMaps, Secrets and services, and forget those of which there is none."""
+        ...
+
+    async def keep_fact(self, name: str, value: str) -> None:
+        """Keep something that the cluster said."""
         ...
 
 

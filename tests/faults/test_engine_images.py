@@ -119,7 +119,7 @@ async def test_a_volume_of_an_image_goes_with_its_container(guarded: Node, place
     await guarded.docker("stop", "--time", "0", await guarded.container_id("guest"))
     await guarded.ready("guest", restarts=1)
 
-    assert "Managed by Tripod" in hosts
+    assert "Kubernetes-managed hosts file" in hosts
     assert len((await guarded.docker("volume", "ls", "-q")).split()) == 2
 
 

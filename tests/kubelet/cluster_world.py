@@ -24,6 +24,7 @@ class FakeMemory:
 
     pods: dict[PodUid, Json] = field(default_factory=dict)
     objects: dict[ObjectKey, Json] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
     async def keep_pods(self, bodies: Mapping[PodUid, Json], gone: Collection[PodUid] = ()) -> None:
         """Keep pods, and forget some."""
@@ -31,12 +32,17 @@ class FakeMemory:
         for uid in gone:
             self.pods.pop(uid, None)
 
-    async def keep_object(self, key: ObjectKey, body: Json | None) -> None:
-        """Keep an object, or forget it."""
-        if body is None:
-            self.objects.pop(key, None)
-        else:
-            self.objects[key] = body
+    async def keep_objects(self, bodies: Mapping[ObjectKey, Json | None]) -> None:
+        """Keep objects, and forget those of which there is none."""
+        for key, body in bodies.items():
+            if body is None:
+                self.objects.pop(key, None)
+            else:
+                self.objects[key] = body
+
+    async def keep_fact(self, name: str, value: str) -> None:
+        """Keep a fact."""
+        self.facts[name] = value
 
 
 @dataclass

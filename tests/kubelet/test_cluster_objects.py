@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import Code, TripodError
-from services.kubelet.adapters.cluster_objects import ClusterObjects
+from services.kubelet.adapters.cluster_objects import SERVICES_KEPT, ClusterObjects
 from services.kubelet.core.model import ObjectKey
 from services.kubelet.ports import TokenRequest
 from tests.builders import a_pod
@@ -105,7 +105,7 @@ async def test_without_the_api_what_was_kept_is_used() -> None:
         body = {"metadata": {"name": "settings", "namespace": "default"}, "data": {"key": "kept"}}
         pods = [a_user_of("configMapRef", "settings")]
         made = ClusterObjects(world.api, world.memory, world.clock, bodies=lambda: pods, authority="")
-        made.remember({KEY: body})
+        made.remember({KEY: body}, services_kept=False)
         await world.server.stop()
         async with world.running(made.run):
             await asyncio.sleep(0.01)
@@ -116,6 +116,24 @@ async def test_without_the_api_what_was_kept_is_used() -> None:
             assert found.data == {"key": "kept"}
 
 
+async def test_services_are_kept_for_times_without_the_api() -> None:
+    """A pod that comes back without its control plane has the variables that it had."""
+    spec = {"clusterIP": "10.0.0.7", "ports": [{"name": "web", "port": 80}]}
+    async with objects() as (world, made, _):
+        world.server.put("services", {"metadata": {"name": "shop", "namespace": "default"}, "spec": spec})
+        key = ObjectKey("Service", "default", "shop")
+        await world.quiet(lambda: key in world.memory.objects)
+        told = await made.services("default")
+
+        kept = ClusterObjects(world.api, world.memory, world.clock, bodies=list, authority="")
+        kept.remember(world.memory.objects, services_kept=SERVICES_KEPT in world.memory.facts)
+
+        found = await kept.services("default")
+        assert [(s.name, s.cluster_ip) for s in found] == [("shop", "10.0.0.7")]
+        assert [s.ports for s in found] == [s.ports for s in told]
+        assert await kept.services("other") == []
+
+
 async def test_what_was_deleted_meanwhile_is_not_used() -> None:
     """What is kept is for times without the API alone."""
     async with a_world() as world:
@@ -123,7 +141,7 @@ async def test_what_was_deleted_meanwhile_is_not_used() -> None:
         made = ClusterObjects(world.api, world.memory, world.clock, bodies=lambda: pods, authority="")
         body = {"metadata": {"name": "settings", "namespace": "default"}, "data": {}}
         world.memory.objects[KEY] = body
-        made.remember({KEY: body})
+        made.remember({KEY: body}, services_kept=False)
         async with world.running(made.run):
             await asyncio.sleep(0.01)
 

@@ -2,7 +2,8 @@
 
 Each ConfigMap and Secret that a pod of this node names is watched by its name, which is all that
 a node may do, once for however many pods name it, and kept on disk for times without the API.
-What nobody names is asked for once. Services are watched as a whole, for the variables that name them.
+What nobody names is asked for once. Services are watched and kept as a whole, for the variables that name
+them.
 
 Source: the kubelet's `util/manager/watch_based_manager.go`, `token/token_manager.go`.
 """
@@ -24,7 +25,7 @@ from services.common.logs import get_logger
 from services.common.reflector import Reflector
 from services.common.replica import Change
 from services.common.watch import Upserted, WatchHub
-from services.kubelet.core import kube_objects
+from services.kubelet.core import kube_objects, render
 from services.kubelet.core.kube_references import references
 from services.kubelet.core.kube_resources import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, SERVICES
 from services.kubelet.core.model import ConfigMap, ObjectKey, Secret, Service
@@ -38,6 +39,8 @@ _RESOURCES = {"ConfigMap": CONFIG_MAPS, "Secret": SECRETS}
 _WAIT_SECONDS = 10.0
 # What is kept from before is used when the API does not answer soon.
 _KEPT_WAIT_SECONDS = 2.0
+# The fact that all services are among what is kept, be it none.
+SERVICES_KEPT = "services-kept"
 
 
 class _Watched:
@@ -85,16 +88,22 @@ class ClusterObjects:
         self._authority = authority
         self._kept: dict[ObjectKey, Json] = {}
         self._watched: dict[ObjectKey, tuple[_Watched, asyncio.Task[None]]] = {}
+        self._kept_services: dict[ObjectKey, Service] = {}
+        self._services_kept = False
         self._dirty: set[ObjectKey] = set()
+        self._dirty_services: dict[ObjectKey, Json | None] = {}
         self._wake = asyncio.Event()
         self._changes: WatchHub[ObjectKey] = WatchHub("objects")
         self._services: Reflector[Service] = Reflector(
-            api, Selection(SERVICES), read=kube_objects.read_service, tell=lambda changes: None, clock=clock
+            api, Selection(SERVICES), read=kube_objects.read_service, tell=self._services_moved, clock=clock
         )
 
-    def remember(self, kept: Mapping[ObjectKey, Json]) -> None:
-        """Take what a run before has kept."""
-        self._kept = dict(kept)
+    def remember(self, kept: Mapping[ObjectKey, Json], *, services_kept: bool) -> None:
+        """Take what a run before has kept; `services_kept` says whether all services are among it."""
+        self._services_kept = services_kept
+        self._kept = {key: body for key, body in kept.items() if key.kind != "Service"}
+        services = [kube_objects.read_service(body) for key, body in kept.items() if key.kind == "Service"]
+        self._kept_services = {service.key: service for service in services}
 
     def look(self) -> None:
         """Compare soon what is watched with what pods name: a pod came, changed or went."""
@@ -105,6 +114,7 @@ class ClusterObjects:
         with telemetry.unrecorded():
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._services.run())
+                group.create_task(self._note_services())
                 while True:
                     self._wake.clear()
                     self._compare(group)
@@ -127,11 +137,29 @@ class ClusterObjects:
         self._changes.upsert(str(watched.key), watched.key)
         self._wake.set()
 
+    def _services_moved(self, changes: Sequence[Change[Service]]) -> None:
+        """Keep the services, too: without their variables no container may start."""
+        there = {service.key for service in self._services.values().values()}
+        self._dirty_services |= dict.fromkeys(self._kept_services.keys() - there)
+        self._kept_services = {}
+        for change in changes:
+            told = change.after or change.before
+            if told is not None:
+                body = render.service(told) if change.after is not None else None
+                self._dirty_services[told.key] = body
+        self._wake.set()
+
+    async def _note_services(self) -> None:
+        await self._services.synced.wait()
+        await self._cache.keep_fact(SERVICES_KEPT, "true")
+
     async def _keep(self) -> None:
-        while self._dirty:
-            key = self._dirty.pop()
-            entry = self._watched.get(key)
-            await self._cache.keep_object(key, entry[0].body if entry else None)
+        while self._dirty or self._dirty_services:
+            bodies, self._dirty_services = self._dirty_services, {}
+            watched = {key: self._watched.get(key) for key in self._dirty}
+            self._dirty.clear()
+            bodies |= {key: entry[0].body if entry else None for key, entry in watched.items()}
+            await self._cache.keep_objects(bodies)
 
     async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
         """Return a ConfigMap."""
@@ -186,8 +214,10 @@ class ClusterObjects:
 
     async def services(self, namespace: str) -> Sequence[Service]:
         """Return the services of a namespace."""
-        await self._synced(self._services, "services", kept=False)
-        return [value for value in self._services.values().values() if value.namespace == namespace]
+        await self._synced(self._services, "services", kept=self._services_kept)
+        told = self._services.synced.is_set()
+        known = self._services.values().values() if told else self._kept_services.values()
+        return [service for service in known if service.namespace == namespace]
 
     @property
     def known_service_count(self) -> int:

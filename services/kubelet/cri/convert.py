@@ -305,13 +305,15 @@ def container_status(inspected: Json, record: Record) -> pb.ContainerStatus:
     """Build the status of a container."""
     state = inspected["State"]
     reason, message = _end(state)
+    started, finished = nanoseconds(state["StartedAt"]), nanoseconds(state["FinishedAt"])
     return pb.ContainerStatus(
         id=inspected["Id"],
         metadata=pb.ContainerMetadata(name=record.name, attempt=record.attempt),
         state=container_state(state["Status"]),
         created_at=nanoseconds(inspected["Created"]),
-        started_at=nanoseconds(state["StartedAt"]),
-        finished_at=nanoseconds(state["FinishedAt"]),
+        started_at=started,
+        # The engine may note the end of a process that ends at once before its start.
+        finished_at=max(started, finished) if finished else finished,
         exit_code=int(state["ExitCode"]),
         image=pb.ImageSpec(image=record.image),
         image_ref=inspected["Image"],

@@ -74,22 +74,24 @@ class ClusterCache:
         if bodies or gone:
             await self._call(act)
 
-    async def keep_object(self, key: ObjectKey, body: Json | None) -> None:
-        """Keep a ConfigMap or Secret, or forget it."""
+    async def keep_objects(self, bodies: Mapping[ObjectKey, Json | None]) -> None:
+        """Keep objects that pods bring in, and forget those of which there is none."""
+        gone = [(key.kind, key.namespace, key.name) for key, body in bodies.items() if body is None]
+        there = [
+            (key.kind, key.namespace, key.name, json.dumps(body))
+            for key, body in bodies.items()
+            if body is not None
+        ]
 
         def act() -> None:
-            where = (key.kind, key.namespace, key.name)
             with self._opened() as connection:
-                if body is None:
-                    connection.execute(
-                        "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", where
-                    )
-                else:
-                    connection.execute(
-                        "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", (*where, json.dumps(body))
-                    )
+                connection.executemany(
+                    "DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?", gone
+                )
+                connection.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", there)
 
-        await self._call(act)
+        if bodies:
+            await self._call(act)
 
     async def keep_fact(self, name: str, value: str) -> None:
         """Keep something that the cluster said of this node."""

@@ -28,7 +28,7 @@ async def filled(path: Path) -> ClusterCache:
     cache = ClusterCache(path, SERVER)
     await cache.open()
     await cache.keep_pods({PodUid("u"): {"metadata": {"name": "a"}}, PodUid("v"): {"metadata": {}}})
-    await cache.keep_object(KEY, {"data": {"k": "v"}})
+    await cache.keep_objects({KEY: {"data": {"k": "v"}}})
     await cache.keep_fact("pod_cidr", "10.5.0.0/24")
     return cache
 
