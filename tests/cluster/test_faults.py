@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from tests.lab.cluster import Cluster, cluster, until
 from tests.lab.dockerd import EngineUnavailable
 
 pytestmark = marks
+# How long the control plane stays away at least; the suite waits for a restart alone.
+AWAY_SECONDS = float(os.environ.get("TRIPOD_AWAY_SECONDS", "0"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -151,6 +154,7 @@ async def _reached(faults: ApiFaults, count: int) -> bool:
     return faults.refused_count >= count
 
 
+@pytest.mark.timeout(300 + AWAY_SECONDS)
 async def test_away_from_the_control_plane_pods_go_on_and_everything_is_told_later(
     harmed: Cluster, faults: ApiFaults
 ) -> None:
@@ -161,6 +165,7 @@ async def test_away_from_the_control_plane_pods_go_on_and_everything_is_told_lat
     before = await identity(harmed, "steady")
     engine = harmed.nodes["harmed"].engine
 
+    back = asyncio.get_running_loop().time() + AWAY_SECONDS
     await faults.away()
     await harmed.kubectl("delete", "pod", "goes", "--wait=false")
     await harmed.apply(quiet("comes"))
@@ -174,6 +179,7 @@ async def test_away_from_the_control_plane_pods_go_on_and_everything_is_told_lat
         return len(seen) > int(restarts) + 2
 
     await until(restarted, "it is restarted without a control plane", 60)
+    await until(lambda: _passed(back), "the time passes", AWAY_SECONDS + 5)
     await faults.back()
 
     await harmed.ready("comes")

@@ -103,14 +103,23 @@ class ClusterFeed:
 
     def _arrive(self, of: Slice, endpoint: SliceEndpoint) -> None:
         now = unix_nanoseconds(self._clock.now())
-        record = partial(self._record, of, endpoint, now)
+        record = partial(self._record, of, endpoint, now, self._is_news(of))
         self._sync.arrive(Arrival(endpoint.address, record))
 
-    def _record(self, of: Slice, endpoint: SliceEndpoint, received_ns: int, programmed_ns: int) -> None:
+    def _is_news(self, of: Slice) -> bool:
+        """Tell whether what a slice tells is of our time; nobody waited for what was so before.
+
+        A slice does not say when, if the pod became ready in the second in which it was made.
+        """
+        if of.trigger_ns:
+            return of.trigger_ns >= self._began_ns - _TRIGGER_PRECISION_NS
+        return self._sync.synced.is_set()
+
+    def _record(
+        self, of: Slice, endpoint: SliceEndpoint, received_ns: int, news: bool, programmed_ns: int
+    ) -> None:
         """End the trace of a pod's start: its endpoint is in this node's kernel."""
-        # What was so before we began is no news, and was waited for by nobody.
-        fresh = of.trigger_ns >= self._began_ns - _TRIGGER_PRECISION_NS
-        if fresh:
+        if news and of.trigger_ns:
             self._programmed(max(0, programmed_ns - of.trigger_ns) / 1e9)
         namespace, _, name = of.service.partition("/")
         attributes: Attributes = {
@@ -128,7 +137,7 @@ class ClusterFeed:
                 end_time_ns=programmed_ns,
                 attributes=attributes,
             )
-        elif fresh and endpoint.pod_uid not in self._joined:
+        elif news and endpoint.pod_uid not in self._joined:
             self._join(endpoint.pod_uid, attributes, received_ns, programmed_ns)
 
     def _join(self, pod_uid: str, attributes: Attributes, received_ns: int, programmed_ns: int) -> None:
