@@ -336,7 +336,8 @@ class Kubelet:
                 "boot_id": facts.boot_id,
             },
             pod_cidr=cri_config(self._config).pod_cidr,
-            service_cidr=self._config.service_cidr,
+            # A cluster gives service addresses itself, and does not tell its nodes which.
+            service_cidr="" if self._config.kubeconfig else self._config.service_cidr,
         )
 
     def _admission_node(self) -> admission.Node:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from tests.lab.cluster import Ground, cluster_node
-from tests.lab.dockerd import private_engine
+from tests.lab.dockerd import PrivateEngine, private_engine
 from tests.lab.network import LabNetwork, lab_network
 from tools.cluster.component import api_ready
 from tools.cluster.layout import Layout
+from tools.images import DEMO_IMAGE
 
 _NETWORK = 254
 
@@ -46,10 +48,18 @@ def _not_ready(layout: Layout) -> bool:
 
 async def _node(stack: AsyncExitStack, name: str, layout: Layout, network: LabNetwork) -> None:
     engine = await asyncio.to_thread(stack.enter_context, private_engine())
+    await asyncio.to_thread(_give_demo_image, engine)
     logs = layout.folder / "logs"
     logs.mkdir(exist_ok=True)
     shutil.rmtree(logs / name, ignore_errors=True)
     await stack.enter_async_context(cluster_node(name, Ground(layout, network, engine, logs)))
+
+
+def _give_demo_image(engine: PrivateEngine) -> None:
+    """Give a node the image of the examples, which no registry has."""
+    saved = subprocess.run(["docker", "save", DEMO_IMAGE], capture_output=True, check=False)
+    if saved.returncode == 0:
+        engine.docker("load", data=saved.stdout)
 
 
 if __name__ == "__main__":
