@@ -33,7 +33,7 @@ check: $(VENV)/.ready proto ## Format, lint, types, import contracts, proto lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
-	$(BIN)/python -m pytest -q -n 2 $(FAST) tests
+	$(BIN)/python -m pytest -q -n 3 $(FAST) tests
 
 test: check ## Everything: also the engine, network namespaces and the composed node
 	@nice $(PYTHON) -m tests.peers.build --for-tests

@@ -78,6 +78,7 @@ async def _end(running: Any) -> grpc.StatusCode:
 
 
 @pytest.mark.fault("F29")
+@pytest.mark.process
 async def test_watchers_that_read_nothing_are_cut_and_nobody_else_notices(tmp_path: Path) -> None:
     """Each stuck reader is cut after the stall limit; one that reads gets everything; memory stays."""
     pods = Pods()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED

@@ -86,12 +86,14 @@ async def test_a_node_that_is_there_is_taken_over() -> None:
             assert node["spec"] == spec
 
 
+@pytest.mark.process
 async def test_registration_is_tried_until_the_api_takes_it() -> None:
     """A node may start before its control plane."""
     async with registering(faults=20) as made:
         await made.world.until(lambda: made.ready_at_api() == "True", 1.0)
 
 
+@pytest.mark.process
 async def test_the_lease_is_renewed_each_ten_seconds_and_an_idle_status_each_five_minutes() -> None:
     """Half an hour of an idle node: 180 renewals, 6 statuses, and a watch that ends now and then."""
     async with registering() as made:

@@ -99,6 +99,7 @@ async def test_an_absent_object_is_none_and_an_error_is_an_error() -> None:
         assert caught.value.code is Code.PERMISSION_DENIED
 
 
+@pytest.mark.process
 async def test_without_the_api_what_was_kept_is_used() -> None:
     """A pod that ran before starts again with what it had."""
     async with a_world() as world:
@@ -116,6 +117,7 @@ async def test_without_the_api_what_was_kept_is_used() -> None:
             assert found.data == {"key": "kept"}
 
 
+@pytest.mark.process
 async def test_services_are_kept_for_times_without_the_api() -> None:
     """A pod that comes back without its control plane has the variables that it had."""
     spec = {"clusterIP": "10.0.0.7", "ports": [{"name": "web", "port": 80}]}

@@ -169,6 +169,7 @@ async def test_progress_keeps_a_pull_alive_until_its_limit(group: asyncio.TaskGr
     assert failed.value.reason == "IMAGE_PULL_TIMEOUT"
 
 
+@pytest.mark.process
 async def test_a_queued_pull_lives_by_the_progress_of_others(group: asyncio.TaskGroup) -> None:
     """The engine loads a few layers at a time: waiting for them is no stall."""
     bench = Bench(group, stall=0.5)

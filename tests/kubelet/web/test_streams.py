@@ -291,6 +291,7 @@ async def test_a_client_that_does_not_read_stops_the_command(tmp_path: Path, old
             assert port.backend.sessions[0].produced_count > count
 
 
+@pytest.mark.process
 async def test_an_input_that_is_not_read_stops_the_client(tmp_path: Path) -> None:
     """The kubelet holds no more of it than buffers take."""
     async with door(tmp_path) as (port, url), asyncio.timeout(30):

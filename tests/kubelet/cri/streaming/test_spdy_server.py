@@ -188,6 +188,7 @@ async def _write_until_stuck(writer: asyncio.StreamWriter, data: bytes) -> None:
             await writer.drain()
 
 
+@pytest.mark.process
 async def test_a_client_that_asks_and_does_not_read_the_answers_is_cut_off() -> None:
     """A flood of pings fills no memory."""
     async with serving() as (server, backend):
