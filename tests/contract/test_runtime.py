@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import signal
+import subprocess
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -107,6 +110,23 @@ async def container(runtime: Runtime, wanted: Pod, box: SandboxId, attempt: int 
     return await runtime.create_container(box, config)
 
 
+async def catches_term(made: ContainerId) -> None:
+    """Wait until a real container's program has its handler; before, the kernel lets no TERM reach it."""
+    command = [shutil.which("docker") or "false", "inspect", "--format", "{{.State.Pid}}", str(made)]
+    found = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        return  # It lives in a fake.
+    status = Path(f"/proc/{found.stdout.strip()}/status")
+
+    def caught() -> bool:
+        mask = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt:"))
+        return bool(int(mask.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+    async with asyncio.timeout(30):
+        while not caught():  # noqa: ASYNC110  # another process sets it
+            await asyncio.sleep(0.01)
+
+
 async def test_a_pod_that_was_never_made_is_empty(runtime: Runtime) -> None:
     """And no error."""
     seen = await runtime.observe(pod().uid)
@@ -122,6 +142,7 @@ async def test_a_container_goes_from_created_to_running_to_ended(runtime: Runtim
     states = [(await runtime.observe(wanted.uid)).latest("app")]
     await runtime.start_container(made)
     states.append((await runtime.observe(wanted.uid)).latest("app"))
+    await catches_term(made)
     await runtime.stop_container(made, 10)
     await runtime.stop_container(made, 10)
     states.append((await runtime.observe(wanted.uid)).latest("app"))
