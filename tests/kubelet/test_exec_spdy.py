@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from services.kubelet.adapters.exec_spdy import SpdyExec, open_exec_spdy
+from services.common.spdy.connection import Connection, StreamOpened
+from services.kubelet.adapters.exec_spdy import PROTOCOL, SpdyExec, open_exec_spdy
 from services.kubelet.adapters.exec_stream import ExecChannel, ExecStreamError
 from services.kubelet.core.stream_options import Streams
 from tests.kubelet.cri.streaming.test_streaming_server import run, serving
@@ -77,8 +81,8 @@ async def test_closing_ends_a_command_that_still_runs() -> None:
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP 404"),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "another protocol"),
         (b"nonsense\r\n\r\n", "HTTP"),
-        (b"", "IncompleteReadError"),
-        (b"x" * 200_000, "LimitOverrunError"),
+        (b"", "went before it answered"),
+        (b"x" * 200_000, "too long"),
     ],
 )
 async def test_a_server_that_refuses_is_told_without_the_token(answer: bytes, told: str) -> None:
@@ -100,3 +104,73 @@ async def test_a_connection_that_ends_without_a_status_is_an_error() -> None:
                 _ = [item async for item in client]
 
     assert caught.value.reason == "EXEC_STREAM_BROKEN"
+
+
+class Resetting:
+    """A server in a thread that tells how a command ended and cuts the connection, as Go's do."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.go = threading.Event()
+        self.gone = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/exec/secret-token"
+
+    def close(self) -> None:
+        """Wait for its end."""
+        self.go.set()
+        self._thread.join(10)
+        self._socket.close()
+
+    def _serve(self) -> None:
+        taken, _ = self._socket.accept()
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += taken.recv(65536)
+        lines = ("Upgrade: SPDY/3.1", "Connection: Upgrade", f"X-Stream-Protocol-Version: {PROTOCOL}")
+        taken.sendall("\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode())
+        link, kinds = Connection(client=False), dict[str, int]()
+        while len(kinds) < 4:
+            for event in link.receive(taken.recv(65536)):
+                if isinstance(event, StreamOpened):
+                    kinds[event.headers["streamtype"]] = event.stream_id
+                    link.reply(event.stream_id)
+        taken.sendall(link.take_output())
+        self.open.set()
+        self.go.wait(10)
+        link.send(kinds["stdout"], b"the last words", fin=True)
+        link.send(kinds["stderr"], b"", fin=True)
+        link.send(kinds["error"], b'{"status": "Success"}', fin=True)
+        taken.sendall(link.take_output())
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        taken.close()
+        self.gone.set()
+
+
+@pytest.fixture
+def resetting() -> Iterator[Resetting]:
+    """Make one."""
+    made = Resetting()
+    yield made
+    made.close()
+
+
+async def test_what_was_told_before_a_reset_is_read_though_writing_fails(resetting: Resetting) -> None:
+    """The input meets the reset before the client has read the status that came ahead of it."""
+    async with await open_exec_spdy(resetting.url, Streams(stdin=True)) as client:
+        await asyncio.to_thread(resetting.open.wait, 10)
+        resetting.go.set()
+        # The loop stands still meanwhile: all has come, and nothing has been read.
+        assert resetting.gone.wait(10)
+        await client.write_stdin(b"too late")
+        output = [item async for item in client]
+
+    assert output == [(ExecChannel.STDOUT, b"the last words")]
+    assert client.exit_code == 0

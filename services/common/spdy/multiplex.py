@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from services.common.spdy import connection as spdy
 from services.common.spdy.connection import STREAM_LIMIT, Connection
 from services.common.spdy.errors import GoAwayStatus, PeerGoneError, ResetStatus, SpdyError
 from services.common.spdy.groups import first_of
+from services.common.spdy.wire import Wire
 
 T = TypeVar("T")
 
@@ -26,18 +27,6 @@ OUTPUT_BYTES: Final = 128 * 1024
 ANSWER_BYTES: Final = 128 * 1024
 FRAME_BYTES: Final = 32 * 1024
 _GOODBYE_SECONDS: Final = 2.0
-
-
-class Wire(Protocol):
-    """What carries the bytes: a socket, or the messages of a WebSocket."""
-
-    async def receive(self) -> bytes:
-        """Return bytes as they come; b"" at the end."""
-        ...
-
-    async def send(self, data: bytes) -> None:
-        """Send; waits while the peer does not read. Raises `ConnectionError`."""
-        ...
 
 
 class StreamResetError(ConnectionError):
@@ -233,14 +222,26 @@ class Multiplexer:
         raise PeerGoneError("the connection ended")
 
     async def _write(self) -> None:
+        taken = True
         while True:
             await self._output.wait()
             self._output.clear()
-            if output := self._connection.take_output():
+            if (output := self._connection.take_output()) and taken:
                 self._sending = True
-                await self._wire.send(output)
+                taken = await self._sent(output)
                 self._sending = False
             self._turn.notify()
+
+    async def _sent(self, output: bytes) -> bool:
+        """Send; tell a client whether the peer still takes. Raises `ConnectionError` at a server."""
+        try:
+            await self._wire.send(output)
+        except ConnectionError:
+            if not self._client:
+                raise
+            # What a server told before it cut the connection may not have been read yet; its end is read.
+            return False
+        return True
 
     def _handle(self, event: spdy.Event) -> None:
         match event:

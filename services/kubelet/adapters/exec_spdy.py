@@ -15,7 +15,7 @@ from typing import Final
 
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.multiplex import Multiplexer, SpdyStream, StreamResetError
-from services.common.spdy.wire import SocketWire
+from services.common.spdy.wire import DialedWire
 from services.kubelet.adapters.exec_stream import (
     ExecChannel,
     broken,
@@ -45,7 +45,7 @@ def _kinds(streams: Streams) -> list[str]:
 class SpdyExec:
     """A command's streams. Implements `ExecClient`."""
 
-    def __init__(self, wire: SocketWire, link: Multiplexer, streams: Streams) -> None:
+    def __init__(self, wire: DialedWire, link: Multiplexer, streams: Streams) -> None:
         self._wire = wire
         self._closing = asyncio.Event()
         # Two outputs at most wait here, so output that is not iterated stops the command.
@@ -55,7 +55,7 @@ class SpdyExec:
         self._exit_code: int | None = None
 
     @classmethod
-    def over(cls, wire: SocketWire, streams: Streams) -> SpdyExec:
+    def over(cls, wire: DialedWire, streams: Streams) -> SpdyExec:
         """Speak over a connection that a server has upgraded to version 4; `close` ends it."""
         return cls(wire, Multiplexer(wire, client=True), streams)
 

@@ -14,7 +14,7 @@ from services.common.errors import Code
 from services.common.remotecommand.negotiation import FORWARD_PROTOCOL, SPDY, VERSION_HEADER
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.multiplex import Multiplexer, StreamResetError
-from services.common.spdy.wire import SocketWire
+from services.common.spdy.wire import DialedWire
 from services.kubelet.adapters.upgraded import unreachable, upgrade
 from services.kubelet.errors import KubeletError
 
@@ -24,7 +24,7 @@ _ERROR_BYTES: Final = 4096
 class ForwardedPort:
     """A connection. Its opener closes it. `read` and `write` may be called by different tasks."""
 
-    def __init__(self, wire: SocketWire, port: int) -> None:
+    def __init__(self, wire: DialedWire, port: int) -> None:
         self._wire = wire
         self._port = port
         link = Multiplexer(wire, client=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from services.common.errors import Code
-from services.common.spdy.wire import READ_BYTES, SocketWire
+from services.common.spdy.wire import DialedWire
 from services.kubelet.errors import KubeletError
 
 CONNECT_SECONDS: Final = 10.0
@@ -35,7 +35,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     text: str = ""
-    wire: SocketWire | None = None
+    wire: DialedWire | None = None
 
 
 async def upgrade(url: str, method: str, headers: Headers) -> Answer:
@@ -46,36 +46,47 @@ async def upgrade(url: str, method: str, headers: Headers) -> Answer:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise unreachable(f"{parts.scheme or 'no scheme'} is not spoken to the runtime")
-    writer: asyncio.StreamWriter | None = None
+    wire: DialedWire | None = None
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            host, port = parts.hostname, parts.port or 80
-            reader, writer = await asyncio.open_connection(host, port, limit=READ_BYTES)
+            wire = await DialedWire.dial(parts.hostname, parts.port or 80)
             target = parts.path + (f"?{parts.query}" if parts.query else "")
             lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}"]
             lines += [f"{name}: {value}" for name, value in headers]
             lines += ["Content-Length: 0"] if method == "POST" else []
-            writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        if len(head) > _HEAD_BYTES:
-            raise unreachable("its answer is too long")
-        answer = _parse(head)
+            await wire.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            answer = _parse(await _head(wire))
         if answer.status == SWITCHING:
-            return Answer(SWITCHING, answer.headers, wire=SocketWire(reader, writer))
-        text = await _body(reader, answer.headers)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        _abort(writer)
+            return replace(answer, wire=wire)
+        text = await _body(wire, answer.headers)
+    except (OSError, TimeoutError) as error:
+        _abort(wire)
         raise unreachable(type(error).__name__) from error
     except BaseException:
-        _abort(writer)
+        _abort(wire)
         raise
-    _abort(writer)
-    return Answer(answer.status, answer.headers, text)
+    _abort(wire)
+    return replace(answer, text=text)
 
 
-def _abort(writer: asyncio.StreamWriter | None) -> None:
-    if writer is not None:
-        writer.transport.abort()
+def _abort(wire: DialedWire | None) -> None:
+    if wire is not None:
+        wire.abort()
+
+
+async def _head(wire: DialedWire) -> str:
+    """Read an answer's head, and no more."""
+    told = b""
+    while b"\r\n\r\n" not in told:
+        if len(told) > _HEAD_BYTES:
+            raise unreachable("its answer is too long")
+        data = await wire.receive()
+        if not data:
+            raise unreachable("it went before it answered")
+        told += data
+    head, _, rest = told.partition(b"\r\n\r\n")
+    wire.put_back(rest)
+    return head.decode("latin-1")
 
 
 def _parse(head: str) -> Answer:
@@ -91,15 +102,18 @@ def _parse(head: str) -> Answer:
     return Answer(int(words[1]), headers)
 
 
-async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> str:
+async def _body(wire: DialedWire, headers: Mapping[str, str]) -> str:
     """Read what a refusal says, as far as it says how much that is."""
     length = headers.get("content-length", "0")
     count = min(int(length) if length.isascii() and length.isdigit() else 0, _BODY_BYTES)
+    told = b""
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            return (await reader.readexactly(count)).decode(errors="replace")
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            while len(told) < count and (data := await wire.receive()):
+                told += data
+    except TimeoutError:
         return ""
+    return told[:count].decode(errors="replace") if len(told) >= count else ""
 
 
 def unreachable(cause: str) -> KubeletError:

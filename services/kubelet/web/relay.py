@@ -8,12 +8,12 @@ their own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Final
 
 from services.common.clock import Clock
-from services.common.spdy.multiplex import Wire
-from services.common.spdy.wire import SocketWire
+from services.common.spdy.wire import DialedWire, SocketWire, Wire
 
 IDLE_SECONDS: Final = 4 * 3600.0
 _LOOK_SECONDS: Final = 60.0
@@ -26,10 +26,11 @@ class _Traffic:
         self.count = 0
 
 
-async def join(client: SocketWire, runtime: SocketWire, clock: Clock) -> None:
+async def join(client: SocketWire, runtime: DialedWire, clock: Clock) -> None:
     """Move bytes both ways until a side ends, or four hours pass without any; close both."""
     try:
         await pump_both(client, runtime, clock)
+        await client.linger()
         await client.drained()
     finally:
         client.abort()
@@ -42,8 +43,8 @@ async def pump_both(client: Wire, runtime: Wire, clock: Clock) -> None:
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         pumps = (
-            group.create_task(_until(ended, _pump(client, runtime, traffic))),
-            group.create_task(_until(ended, _pump(runtime, client, traffic))),
+            group.create_task(_until(ended, _take(client, runtime, traffic))),
+            group.create_task(_until(ended, _give(runtime, client, traffic))),
             group.create_task(_until(ended, _watch(traffic, clock))),
         )
         await ended.wait()
@@ -59,13 +60,27 @@ async def _until(ended: asyncio.Event, work: Coroutine[None, None, None]) -> Non
         ended.set()
 
 
-async def _pump(source: Wire, target: Wire, traffic: _Traffic) -> None:
-    try:
-        while data := await source.receive():
+async def _take(client: Wire, runtime: Wire, traffic: _Traffic) -> None:
+    """Pass on what the client sends until it ends; what the runtime takes no more is dropped.
+
+    A runtime that takes no more may have told the end before, and its end is seen where it is read.
+    """
+    taken = True
+    while data := await client.receive():
+        traffic.count += 1
+        try:
+            if taken:
+                await runtime.send(data)
+        except ConnectionError:
+            taken = False
+
+
+async def _give(runtime: Wire, client: Wire, traffic: _Traffic) -> None:
+    """Pass on what the runtime sends until either ends."""
+    with contextlib.suppress(ConnectionError):
+        while data := await runtime.receive():
             traffic.count += 1
-            await target.send(data)
-    except ConnectionError:
-        return
+            await client.send(data)
 
 
 async def _watch(traffic: _Traffic, clock: Clock) -> None:

@@ -20,7 +20,7 @@ from services.common.remotecommand.websocket import Channel, ChannelError, Stdin
 from services.common.spdy.errors import PeerGoneError
 from services.common.spdy.groups import first_of
 from services.common.spdy.messages import WebSocketWire
-from services.common.spdy.wire import SocketWire
+from services.common.spdy.wire import DialedWire
 from services.kubelet.adapters.exec_spdy import SpdyExec
 from services.kubelet.adapters.exec_stream import ExecChannel
 from services.kubelet.web.relay import IDLE_SECONDS, pump_both
@@ -134,7 +134,7 @@ def _failure(status: bytes) -> bytes:
 
 
 async def serve_tunnel(
-    http: web.Request, runtime: SocketWire, protocol: str, clock: Clock
+    http: web.Request, runtime: DialedWire, protocol: str, clock: Clock
 ) -> web.StreamResponse:
     """Serve SPDY's bytes, as they are, in messages."""
     socket = websocket_answer(protocol)
