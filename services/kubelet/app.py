@@ -194,6 +194,7 @@ class Kubelet:
             run_id=run_id,
             clock=self._clock,
             store=self._store,
+            runtime=self._runtime,
             statuses=self._statuses,
             events=self._events.hub,
             sink=self._events,
@@ -225,6 +226,9 @@ class Kubelet:
             around=self._surroundings,
             recursive_read_only=self._runtime.recursive_read_only,
         )
+        puller = Puller(self._runtime, self._objects, self._events, self._account_secrets)
+        if self._cluster is not None:
+            puller.on_pulled = self._cluster.images.look
         actor = Actor(
             self._runtime,
             self._source,
@@ -236,7 +240,7 @@ class Kubelet:
             hooks=self._hooks,
             words=words,
             volumes=volumes_of_pods,
-            puller=Puller(self._runtime, self._objects, self._events, self._account_secrets),
+            puller=puller,
         )
         self._workers = PodWorkers(
             files=self._files,
@@ -425,6 +429,7 @@ class Kubelet:
             if self._cluster is None:
                 await self._restore()
             else:
+                self._cluster.images.look()
                 await self._settle(group)
             group.create_task(self._prober.run())
             group.create_task(self._hooks.run())

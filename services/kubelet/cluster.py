@@ -34,9 +34,10 @@ from services.kubelet.loops.cluster_node import NodeRegistrar
 from services.kubelet.loops.cluster_pods import ClusterPods, Refused
 from services.kubelet.loops.cluster_status import StatusReporter
 from services.kubelet.loops.merged_objects import MergedObjects
+from services.kubelet.loops.node_images import NodeImages
 from services.kubelet.loops.static_pods import MergedPods, Mirrors, StaticPods
 from services.kubelet.objects.cluster_cache import ClusterCache
-from services.kubelet.ports import EventSink, PodObjects, PodSource
+from services.kubelet.ports import EventSink, PodObjects, PodSource, Runtime
 
 log = get_logger(__name__)
 # The release whose API we follow; after the plus sign, as builds of others have it, ourselves.
@@ -65,6 +66,7 @@ class Cluster:
         run_id: str,
         clock: Clock,
         store: PodSource,
+        runtime: Runtime,
         statuses: WatchHub[PodStatus],
         events: WatchHub[Event],
         sink: EventSink,
@@ -92,7 +94,13 @@ class Cluster:
         )
         self.runtime_classes = RuntimeClasses(self.api)
         self._reporter = StatusReporter(self.api, self._pods, statuses, clock)
-        self._registrar = NodeRegistrar(self.api, self._registration(config, name), node, clock)
+        self.images = NodeImages(runtime, clock)
+        self._registrar = NodeRegistrar(
+            self.api,
+            self._registration(config, name),
+            lambda: replace(node(), images=self.images.images),
+            clock,
+        )
         self._mirrors = Mirrors(
             self.api, static, self._pods, clock, node=name, node_uid=lambda: self._registrar.uid
         )
@@ -140,6 +148,7 @@ class Cluster:
         """Run every loop until cancelled."""
         loops = {
             "cluster-node": self._registrar.run,
+            "cluster-node-images": self.images.run,
             "cluster-pods": self._pods.run,
             "cluster-objects": self._objects.run,
             "cluster-status": self._reporter.run,

@@ -26,6 +26,7 @@ from services.kubelet.core.model import (
     Service,
     Volume,
 )
+from services.kubelet.core.node_images import Image
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox
 from services.kubelet.core.payload import Payload
 from services.kubelet.core.pull_secrets import Credential
@@ -221,6 +222,10 @@ class Runtime(Protocol):
 
     async def image_present(self, image: str) -> bool:
         """Tell whether an image is there."""
+        ...
+
+    async def images(self) -> Sequence[Image]:
+        """Return every image that is there."""
         ...
 
     async def image_user(self, image: str) -> str:

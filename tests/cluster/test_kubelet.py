@@ -85,8 +85,46 @@ async def test_a_node_joins_with_a_lease_a_status_and_events(node: ClusterNode) 
     assert found["metadata"]["labels"]["kubernetes.io/hostname"] == NODE
     assert {"type": "InternalIP", "address": "192.0.2.7"} in found["status"]["addresses"]
     assert found["status"]["nodeInfo"]["kubeletVersion"].startswith("v1.37.")
+    assert found["status"]["nodeInfo"]["containerRuntimeVersion"] == "fake://1"
     assert leases[0]["metadata"]["name"] == NODE
     assert "Starting" in [event["reason"] for event in events]
+
+
+async def test_a_node_tells_its_images_once(node: ClusterNode) -> None:
+    """The largest first; one that nobody named, too. They are not told again while they stay."""
+
+    async def told() -> Any:
+        found = await node.get(NODES, NODE, "")
+        return found if found and found.get("status", {}).get("images") else None
+
+    found = await node.until(told, "the images are told")
+    named, nameless = found["status"]["images"]
+    assert named == {"names": ["app:1"], "sizeBytes": 1000}
+    assert (nameless.get("names") or [], nameless["sizeBytes"]) == ([], 1)
+    ready = await node.until(lambda: ready_node(node), "the node is ready")
+    # The status is compared as often as the lease is renewed.
+    await renewed(node)
+    await renewed(node)
+    assert heartbeat(await node.get(NODES, NODE, "")) == heartbeat(ready)
+
+
+async def renewed(node: ClusterNode) -> None:
+    """Wait until the lease is renewed."""
+
+    async def time() -> str:
+        leases = await node.all(LEASES)
+        return str(leases[0]["spec"]["renewTime"]) if leases else ""
+
+    async def moved() -> bool:
+        return await time() != before
+
+    before = await time()
+    await node.until(moved, "the lease is renewed")
+
+
+def heartbeat(node: Any) -> str:
+    """Return when the status was told last."""
+    return next(str(c["lastHeartbeatTime"]) for c in node["status"]["conditions"] if c["type"] == "Ready")
 
 
 async def ready_node(node: ClusterNode) -> Any:

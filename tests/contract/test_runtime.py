@@ -289,9 +289,12 @@ async def test_pods_are_listed_by_uid(runtime: Runtime) -> None:
 
 async def test_images_are_found_and_a_pull_that_fails_is_explained(runtime: Runtime) -> None:
     """The kubelet decides by the first, and shows the second."""
+    listed = {image.id: image for image in await runtime.images()}
     present = [await runtime.image_present(IMAGE), await runtime.image_present("registry.invalid/x:1")]
     with pytest.raises(TripodError) as caught:
         await runtime.pull_image("registry.invalid/x:1")
 
     assert present == [True, False]
+    (found,) = (image for image in listed.values() if any(IMAGE in name for name in image.names))
+    assert found.size_bytes > 0
     assert "registry.invalid/x:1" in caught.value.message

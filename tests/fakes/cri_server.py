@@ -364,6 +364,11 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
         """Tell of no disk."""
         return pb.ImageFsInfoResponse()
 
+    async def ListImages(self, request: pb.ListImagesRequest, context: Any) -> pb.ListImagesResponse:
+        """List what is here, each of a thousand bytes; the engine would list one without names, too."""
+        named = [pb.Image(id=name, repo_tags=[name], size=1000) for name in sorted(self.images)]
+        return pb.ListImagesResponse(images=[*named, pb.Image(id="nameless", size=1)])
+
     async def ImageStatus(self, request: pb.ImageStatusRequest, context: Any) -> pb.ImageStatusResponse:
         """Return an image that is here."""
         name = request.image.image

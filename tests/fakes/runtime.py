@@ -11,6 +11,7 @@ from pathlib import Path
 from services.common.errors import Code, TripodError
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, PodUid, SandboxId
+from services.kubelet.core.node_images import Image
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
 from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.core.spec_hash import spec_hash
@@ -171,6 +172,11 @@ class FakeRuntime:
         """Tell whether an image is here."""
         self._called("image_present")
         return image in self.present
+
+    async def images(self) -> Sequence[Image]:
+        """Return what is here, each of a thousand bytes."""
+        self._called("images")
+        return [Image(name, 1000, tags=(name,)) for name in sorted(self.present)]
 
     async def image_user(self, image: str) -> str:
         """Return an image's user, as `users` has it."""

@@ -20,6 +20,7 @@ from services.kubelet.adapters import cri_security
 from services.kubelet.adapters.runtime_measures import RuntimeMeasures
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
+from services.kubelet.core.node_images import Image
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
 from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.core.spec_hash import spec_hash
@@ -203,6 +204,14 @@ class CriRuntime:
         """Tell whether an image is there."""
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=image))
         return bool((await self._call(self._images.ImageStatus, request)).HasField("image"))
+
+    async def images(self) -> Sequence[Image]:
+        """Return every image that is there."""
+        answer = await self._call(self._images.ListImages, pb.ListImagesRequest())
+        return [
+            Image(item.id, item.size, tuple(item.repo_digests), tuple(item.repo_tags))
+            for item in answer.images
+        ]
 
     async def image_user(self, image: str) -> str:
         """Return as whom an image runs."""

@@ -114,7 +114,11 @@ def status(value: NodeStatus, wanted: Registration, before: Json, now: datetime)
         "daemonEndpoints": {"kubeletEndpoint": {"Port": wanted.port}},
         "nodeInfo": {**info, "systemUUID": value.info.get("machine_id", ""), "kubeProxyVersion": ""},
     }
-    return {**made, "declaredFeatures": list(wanted.features)} if wanted.features else made
+    if wanted.features:
+        made["declaredFeatures"] = list(wanted.features)
+    if value.images is not None:
+        made["images"] = [{"names": list(i.names), "sizeBytes": i.size_bytes} for i in value.images]
+    return made
 
 
 def _condition(value: NodeCondition, before: Json | None, now: datetime) -> dict[str, Any]:
@@ -132,7 +136,14 @@ def _condition(value: NodeCondition, before: Json | None, now: datetime) -> dict
 
 def changed(before: Json, after: Json) -> bool:
     """Tell whether a status says more than another one than that time has passed."""
+    if "images" in after and _images(before) != _images(after):
+        return True
     return _without_times(before) != _without_times(after)
+
+
+def _images(value: Json) -> list[tuple[Sequence[str], int]]:
+    # The API answers without what is empty.
+    return [(item.get("names") or [], item.get("sizeBytes", 0)) for item in value.get("images") or ()]
 
 
 def _without_times(value: Json) -> dict[str, Any]:

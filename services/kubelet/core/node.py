@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.kubelet.core import quantity
+from services.kubelet.core.node_images import Image
 
 POD_LIMIT = 110
 _MIN_AVAILABLE_MEMORY_BYTES = 100 << 20
@@ -38,6 +39,8 @@ class NodeStatus:
     pod_cidr: str
     service_cidr: str
     conditions: tuple[NodeCondition, ...] = field(default=())
+    # The largest ones; None while they are not known.
+    images: tuple[Image, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Puller:
         self._objects = objects
         self._events = events
         self._account_secrets = account_secrets
+        self.on_pulled: Callable[[], None] = lambda: None
 
     async def pull(self, pod: Pod, image: str) -> None:
         """Pull an image for a pod. Raises the runtime's last `TripodError` when no credential did."""
@@ -43,6 +44,7 @@ class Puller:
                 if number == len(tries):
                     raise
             else:
+                self.on_pulled()
                 await _IMAGE.recorded()
                 return
 

@@ -10,6 +10,7 @@ import pytest
 from services.kubelet.core import kube_node
 from services.kubelet.core.kube_node import Registration
 from services.kubelet.core.node import NodeCondition, NodeStatus
+from services.kubelet.core.node_images import Image
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WANTED = Registration("worker", {"kubernetes.io/hostname": "worker", "zone": "a"}, version="v1.37.2+tripod")
@@ -84,6 +85,20 @@ def test_time_alone_is_no_change() -> None:
     assert kube_node.changed(first, kube_node.status(a_status(ready=False), WANTED, first, NOW))
     assert later["conditions"][1]["lastHeartbeatTime"] == "2026-01-01T00:00:10Z"
     assert later["conditions"][1]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+
+
+def test_images_count_as_a_change_and_stay_while_they_are_not_known() -> None:
+    """The API answers without what is empty."""
+    named, nameless = Image("a", 7, tags=("app:1",)), Image("b", 0)
+    told = kube_node.status(a_status(images=(named, nameless)), WANTED, {}, NOW)
+    answer = {**told, "images": [{"names": ["app:1"], "sizeBytes": 7}, {"names": None}]}
+
+    assert told["images"] == [{"names": ["app:1"], "sizeBytes": 7}, {"names": [], "sizeBytes": 0}]
+    assert not kube_node.changed(answer, told)
+    assert kube_node.changed(answer, kube_node.status(a_status(images=(named,)), WANTED, answer, NOW))
+    unknown = kube_node.status(a_status(), WANTED, answer, NOW)
+    assert "images" not in unknown
+    assert not kube_node.changed(answer, unknown)
 
 
 def test_conditions_of_others_stay() -> None:
