@@ -22,7 +22,7 @@ from services.common.watch import WatchHub
 from services.kubelet.adapters.cluster_objects import SERVICES_KEPT, ClusterObjects
 from services.kubelet.adapters.runtime_classes import RuntimeClasses
 from services.kubelet.config import KubeletConfig
-from services.kubelet.core import admission, kube_node, listening
+from services.kubelet.core import admission, kube_node, listening, node_events
 from services.kubelet.core.events import Event
 from services.kubelet.core.kube_node import Registration
 from services.kubelet.core.model import Pod, PodUid
@@ -113,6 +113,7 @@ class Cluster:
         self._pods.on_report = self._reporter.report
         self._pods.on_refused = self._tell_refusal
         self._registrar.on_node = self._learn_node
+        self._registrar.on_event = self._events.tell_node
 
     def _registration(self, config: KubeletConfig, name: str) -> Registration:
         architecture = self._node().info["architecture"]
@@ -157,7 +158,7 @@ class Cluster:
             "cluster-references": self._follow_source,
             "cluster-facts": self._keep_facts,
         }
-        self._events.tell_node("Starting", "Starting kubelet.")
+        self._events.tell_node(node_events.STARTING)
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 group.create_task(supervise(name, loop, clock=self._clock))

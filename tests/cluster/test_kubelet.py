@@ -80,24 +80,62 @@ async def test_a_node_joins_with_a_lease_a_status_and_events(node: ClusterNode) 
     """kubectl shows it as any other."""
     found = await node.until(lambda: ready_node(node), "the node is ready")
     leases = await node.until(lambda: node.all(LEASES), "there is a lease")
-    events = await node.until(lambda: node.all(EVENTS), "there is an event")
+    events = await node.until(lambda: told_ready(node), "the node's events are there")
 
     assert found["metadata"]["labels"]["kubernetes.io/hostname"] == NODE
     assert {"type": "InternalIP", "address": "192.0.2.7"} in found["status"]["addresses"]
     assert found["status"]["nodeInfo"]["kubeletVersion"].startswith("v1.37.")
     assert found["status"]["nodeInfo"]["containerRuntimeVersion"] == "fake://1"
     assert leases[0]["metadata"]["name"] == NODE
-    assert "Starting" in [event["reason"] for event in events]
+    assert list(events)[-1] == "NodeReady"
+    assert {"Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"} <= set(
+        events
+    )
+    assert {event["type"] for event in events.values()} == {"Normal"}
+    assert events["NodeReady"]["message"] == f"Node {NODE} status is now: NodeReady"
+
+
+async def test_a_cordon_and_a_reboot_are_events(node: ClusterNode) -> None:
+    """As kubectl describe shows them."""
+    await node.until(lambda: told_ready(node), "the node's events are there")
+    await node.api.patch(NODES, "", NODE, {"spec": {"unschedulable": True}})
+    await node.until(lambda: told(node, "NodeNotSchedulable"), "the cordon is told")
+    await node.service.kill()
+    before = {"status": {"nodeInfo": {"bootID": "another"}}}
+    await node.api.patch(NODES, "", NODE, before, subresource="status")
+    await node.service.start()
+
+    found = await node.until(lambda: told(node, "Rebooted"), "the reboot is told")
+    assert found["type"] == "Warning"
+    assert found["message"].startswith(f"Node {NODE} has been rebooted, boot id: ")
+
+
+async def node_events(node: ClusterNode) -> dict[str, Any]:
+    """Return the node's own events by their reasons, the oldest first."""
+    found = [e for e in await node.all(EVENTS) if e["involvedObject"].get("uid") == NODE]
+    # Their names end with the time, in hexadecimal.
+    return {e["reason"]: e for e in sorted(found, key=lambda e: str(e["metadata"]["name"]))}
+
+
+async def told(node: ClusterNode, reason: str) -> Any:
+    """Return the node's event of a reason; None when there is none."""
+    return (await node_events(node)).get(reason)
+
+
+async def told_ready(node: ClusterNode) -> Any:
+    """Return the node's events when it has told that it is ready."""
+    found = await node_events(node)
+    return found if "NodeReady" in found else None
 
 
 async def test_a_node_tells_its_images_once(node: ClusterNode) -> None:
     """The largest first; one that nobody named, too. They are not told again while they stay."""
 
-    async def told() -> Any:
+    async def with_images() -> Any:
         found = await node.get(NODES, NODE, "")
         return found if found and found.get("status", {}).get("images") else None
 
-    found = await node.until(told, "the images are told")
+    found = await node.until(with_images, "the images are told")
     named, nameless = found["status"]["images"]
     assert named == {"names": ["app:1"], "sizeBytes": 1000}
     assert (nameless.get("names") or [], nameless["sizeBytes"]) == ([], 1)

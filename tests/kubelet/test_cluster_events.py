@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from services.kubelet.core import node_events
 from services.kubelet.loops import cluster_events
 from services.kubelet.loops.cluster_events import EventReporter
 from services.kubelet.loops.eventlog import EventLog
@@ -81,9 +82,19 @@ async def test_a_slow_api_costs_a_bounded_queue() -> None:
 async def test_the_node_tells_its_own_start() -> None:
     """As the original does."""
     async with reporting() as (world, _, reporter):
-        reporter.tell_node("Starting", "Starting kubelet.")
+        reporter.tell_node(node_events.STARTING)
         await world.until(lambda: world.server.all("events"))
 
         event = world.server.all("events")[0]
         assert event["involvedObject"] == {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": NODE}
         assert event["metadata"]["namespace"] == "default"
+
+
+async def test_what_happens_to_the_node_again_is_counted() -> None:
+    """A node that flaps has two events, not two for each time."""
+    async with reporting() as (world, _, reporter):
+        for _ in range(3):
+            reporter.tell_node(node_events.of_scheduling(NODE, unschedulable=True))
+        await world.until(lambda: [e["count"] for e in world.server.all("events")] == [3])
+
+        assert world.server.all("events")[0]["reason"] == "NodeNotSchedulable"

@@ -25,6 +25,8 @@ class Registering:
         self.ready = True
         wanted = Registration(NODE, {"kubernetes.io/hostname": NODE}, ({"key": "a", "effect": "NoSchedule"},))
         self.registrar = NodeRegistrar(world.api, wanted, self.status, world.clock)
+        self.events: list[str] = []
+        self.registrar.on_event = lambda event: self.events.append(event.reason)
 
     def status(self) -> NodeStatus:
         """Return what the node says of itself."""
@@ -125,6 +127,38 @@ async def test_a_change_is_told_at_the_next_look() -> None:
 
         assert unready - began <= 11
         assert made.world.clock.monotonic() - unready <= 2
+
+
+async def test_changes_are_events_once_they_are_told() -> None:
+    """What the API refuses to hear is told when it hears it, and then once."""
+    async with registering() as made:
+        world = made.world
+        await world.until(lambda: made.ready_at_api() == "True")
+
+        made.ready = False
+        world.server.refuse(500, times=8, resource="nodes/status")
+        await world.until(lambda: made.ready_at_api() == "False", 1.0)
+        made.ready = True
+        await world.until(lambda: made.ready_at_api() == "True")
+        await world.clock.advance(60.0)
+
+        assert not world.server.faults
+        assert made.events == ["NodeReady", "NodeNotReady", "NodeReady"]
+
+
+async def test_a_cordon_is_an_event() -> None:
+    """As soon as the watch tells it; one from before this run, too."""
+    async with a_world() as world:
+        world.server.put("nodes", {"metadata": {"name": NODE}, "spec": {"unschedulable": True}})
+        made = Registering(world)
+        async with world.running(made.registrar.run):
+            await world.until(lambda: made.ready_at_api() == "True" and world.server.stream_count)
+            node = world.server.get("nodes", "", NODE)
+            assert node is not None
+            world.server.put("nodes", {**node, "spec": {}})
+            await world.until(lambda: len(made.events) == 3)
+
+            assert made.events == ["NodeNotSchedulable", "NodeReady", "NodeSchedulable"]
 
 
 async def test_a_node_that_somebody_deleted_registers_again() -> None:

@@ -24,7 +24,7 @@ from services.common.kubeapi import KubeApi
 from services.common.kubeconfig import load as load_kubeconfig
 from services.common.kubeerror import KubeApiError
 from services.common.kuberequest import Json, Resource, Selection
-from services.kubelet.core.kube_resources import NODES, PODS
+from services.kubelet.core.kube_resources import EVENTS, NODES, PODS
 from tests.fakes.cri_server import FakeCri, cri_server
 from tests.fakes.kube_server import KubeServer
 from tests.lab.kubernetes import ControlPlane
@@ -226,7 +226,7 @@ async def real_cluster(folder: Path, plane: ControlPlane, **settings: Any) -> As
         async with cluster_node(folder, api, files.kubeconfig, **settings) as node:
             yield node
     finally:
-        for resource in (PODS, NODES):
+        for resource in (PODS, NODES, EVENTS):
             for item in (await api.list(Selection(resource))).items:
                 meta = item["metadata"]
                 with suppress(KubeApiError):

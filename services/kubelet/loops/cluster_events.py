@@ -20,10 +20,11 @@ from services.common.kuberequest import PatchType
 from services.common.logs import get_logger
 from services.common.watch import Bookmark, Deleted, WatchHub
 from services.kubelet.core import kube_event
-from services.kubelet.core.events import Event
+from services.kubelet.core.events import Event, merged
 from services.kubelet.core.kube_event import Correlator, Reference
 from services.kubelet.core.kube_resources import EVENTS
 from services.kubelet.core.model import Pod, PodUid
+from services.kubelet.core.node_events import NodeEvent
 
 log = get_logger(__name__)
 QUEUE = 1000
@@ -54,6 +55,8 @@ class EventReporter:
         self._correlator = Correlator()
         # The name of each event at the API, by what is counted as one.
         self._names: OrderedDict[str, str] = OrderedDict()
+        # Bounded: what can happen to a node is a short list.
+        self._of_node: dict[NodeEvent, Event] = {}
         self.dropped_count = 0
         self._told_count = 0
 
@@ -64,11 +67,14 @@ class EventReporter:
                 group.create_task(self._follow())
                 group.create_task(self._send_all())
 
-    def tell_node(self, reason: str, message: str, *, warning: bool = False) -> None:
+    def tell_node(self, told: NodeEvent) -> None:
         """Tell something that happened to the node itself."""
-        now = self._clock.now()
+        now, name = self._clock.now(), self._node
         # The original has the node's name for its UID.
-        self._take(Event("", self._node, self._node, reason, message, now, now, "", warning))
+        event = Event("", name, name, told.reason, told.message, now, now, warning=told.warning)
+        event = merged(self._of_node.get(told), event)
+        self._of_node[told] = event
+        self._take(event)
 
     async def _follow(self) -> None:
         """Hear of each event."""

@@ -21,10 +21,11 @@ from services.common.kuberequest import Json, PatchType, Selection
 from services.common.logs import get_logger
 from services.common.reflector import Reflector
 from services.common.replica import Change, newer, revision_of
-from services.kubelet.core import kube_node
+from services.kubelet.core import kube_node, node_events
 from services.kubelet.core.kube_node import Registration
 from services.kubelet.core.kube_resources import LEASE_NAMESPACE, LEASES, NODES
 from services.kubelet.core.node import NodeStatus
+from services.kubelet.core.node_events import NodeEvent
 
 log = get_logger(__name__)
 _REGISTER = failpoints.step("cluster.node.register")
@@ -56,6 +57,8 @@ class NodeRegistrar:
         # Set once the Node is there and has been read.
         self.registered = asyncio.Event()
         self.on_node: Callable[[Json], None] = lambda node: None
+        self.on_event: Callable[[NodeEvent], None] = lambda event: None
+        self._unschedulable = False
         self.reflector: Reflector[Json] = Reflector(
             api,
             Selection(NODES, field_selector=f"metadata.name={wanted.name}"),
@@ -142,7 +145,13 @@ class NodeRegistrar:
         if known is not None and not newer(revision_of(node), revision_of(known)):
             return
         self._node = node
+        self._tell_scheduling(bool((node.get("spec") or {}).get("unschedulable")))
         self.on_node(node)
+
+    def _tell_scheduling(self, unschedulable: bool) -> None:
+        if unschedulable is not self._unschedulable:
+            self._unschedulable = unschedulable
+            self.on_event(node_events.of_scheduling(self._wanted.name, unschedulable=unschedulable))
 
     async def _keep_lease(self) -> None:
         while True:
@@ -215,8 +224,11 @@ class NodeRegistrar:
                 self._gone.set()
                 return
             raise
+        first = not self._reported_at
         self._reported_at = now or 1e-9
         self._learn(answer)
+        for event in node_events.of_status(self._wanted.name, before, after, first=first):
+            self.on_event(event)
 
 
 def _as_it_is(node: Json) -> Json:
