@@ -328,7 +328,8 @@ class Kubelet:
             name=self._name,
             capacity=amounts,
             allocatable=amounts,
-            addresses=(("Hostname", facts.hostname), ("InternalIP", facts.address)),
+            # The original's host name is what the node is called, too.
+            addresses=(("InternalIP", facts.address), ("Hostname", self._name)),
             info={
                 "kubelet_version": telemetry.VERSION,
                 "container_runtime_version": "",
@@ -342,6 +343,8 @@ class Kubelet:
             pod_cidr=cri_config(self._config).pod_cidr,
             # A cluster gives service addresses itself, and does not tell its nodes which.
             service_cidr="" if self._config.kubeconfig else self._config.service_cidr,
+            system_uuid=facts.system_uuid,
+            swap_bytes=facts.swap_bytes,
         )
 
     def _admission_node(self) -> admission.Node:
@@ -672,7 +675,11 @@ class Kubelet:
         )
         node = port.Node(
             name=self._name,
-            names=lambda: [self._name, *(address for _, address in self._node.status.addresses)],
+            names=lambda: [
+                self._name,
+                self._machine.hostname,
+                *(address for _, address in self._node.status.addresses),
+            ],
             source=self._source,
             runtime=self._runtime,
             statuses=self._statuses,
@@ -715,7 +722,7 @@ class Kubelet:
             "num_cores": facts.cpu_count,
             "memory_capacity": facts.memory_bytes,
             "machine_id": facts.machine_id,
-            "system_uuid": facts.machine_id,
+            "system_uuid": facts.system_uuid,
             "boot_id": facts.boot_id,
         }
 

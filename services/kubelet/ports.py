@@ -26,6 +26,7 @@ from services.kubelet.core.model import (
     Service,
     Volume,
 )
+from services.kubelet.core.node import RuntimeFeatures
 from services.kubelet.core.node_images import Image
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox
 from services.kubelet.core.payload import Payload
@@ -181,6 +182,14 @@ class RuntimeCondition:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeStatus:
+    """What the runtime says of itself."""
+
+    conditions: Sequence[RuntimeCondition]
+    features: RuntimeFeatures = field(default=RuntimeFeatures())
+
+
 class Runtime(Protocol):
     """A container runtime. Every call may be repeated; all raise `TripodError`."""
 
@@ -301,8 +310,8 @@ class Runtime(Protocol):
         """Return where images and containers lie on the node; "" from a runtime that does not tell."""
         ...
 
-    async def conditions(self) -> Sequence[RuntimeCondition]:
-        """Return the runtime's conditions."""
+    async def status(self) -> RuntimeStatus:
+        """Return how the runtime fares, and what it can."""
         ...
 
 

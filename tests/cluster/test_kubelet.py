@@ -83,7 +83,16 @@ async def test_a_node_joins_with_a_lease_a_status_and_events(node: ClusterNode) 
     events = await node.until(lambda: told_ready(node), "the node's events are there")
 
     assert found["metadata"]["labels"]["kubernetes.io/hostname"] == NODE
-    assert {"type": "InternalIP", "address": "192.0.2.7"} in found["status"]["addresses"]
+    assert found["status"]["addresses"] == [
+        {"type": "InternalIP", "address": "192.0.2.7"},
+        {"type": "Hostname", "address": NODE},
+    ]
+    info = dict(found["status"]["nodeInfo"])
+    assert not info.pop("kubeProxyVersion")
+    assert all(info.values())
+    able = {"recursiveReadOnlyMounts": True, "userNamespaces": False}
+    assert found["status"]["features"] == {"supplementalGroupsPolicy": True}
+    assert found["status"]["runtimeHandlers"] == [{"name": n, "features": able} for n in ("", "runc")]
     assert found["status"]["nodeInfo"]["kubeletVersion"].startswith("v1.37.")
     assert found["status"]["nodeInfo"]["containerRuntimeVersion"] == "fake://1"
     assert leases[0]["metadata"]["name"] == NODE

@@ -287,6 +287,15 @@ async def test_pods_are_listed_by_uid(runtime: Runtime) -> None:
     assert [b.id for b in listed[wanted.uid].sandboxes] == [box]
 
 
+async def test_a_runtime_tells_how_it_fares_and_what_it_can(runtime: Runtime) -> None:
+    """Its handlers come in an order that stays."""
+    said = await runtime.status()
+
+    assert {c.type for c in said.conditions if c.holds} >= {"RuntimeReady", "NetworkReady"}
+    names = [handler.name for handler in said.features.handlers]
+    assert names == sorted(names)
+
+
 async def test_images_are_found_and_a_pull_that_fails_is_explained(runtime: Runtime) -> None:
     """The kubelet decides by the first, and shows the second."""
     listed = {image.id: image for image in await runtime.images()}

@@ -128,7 +128,10 @@ class FakeCri(pb_grpc.RuntimeServiceServicer, pb_grpc.ImageServiceServicer):
         names = ("RuntimeReady", "NetworkReady")
         status = pb.RuntimeStatus(conditions=[pb.RuntimeCondition(type=n, status=True) for n in names])
         info = {LEDGER_INFO: json.dumps(self.ledger())} if request.verbose else {}
-        return pb.StatusResponse(status=status, info=info)
+        able = pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=True)
+        handlers = [pb.RuntimeHandler(name=name, features=able) for name in ("runc", "")]
+        features = pb.RuntimeFeatures(supplemental_groups_policy=True)
+        return pb.StatusResponse(status=status, info=info, runtime_handlers=handlers, features=features)
 
     def ledger(self) -> dict[str, Any]:
         """List what is held, as our CRI server does."""

@@ -91,6 +91,8 @@ class KubeServer:
         self.faults: list[tuple[int, Fault]] = []
         # Streams are told nothing while this is set.
         self.silent = False
+        # Fields of a status that this server does not know, and drops.
+        self.unknown: set[str] = set()
         self.chunk_limit = 1_000_000
         self.revision = 100
         self.compacted = 0
@@ -360,6 +362,8 @@ class KubeServer:
             merged.pop(kept, None)
             if kept in old:
                 merged[kept] = copy.deepcopy(old[kept])
+        if part == "status":
+            merged["status"] = {k: v for k, v in merged["status"].items() if k not in self.unknown}
         if merged == old:
             return old
         return self._store(key, merged)

@@ -16,7 +16,7 @@ from services.kubelet.core.observed import ObservedContainer, ObservedPod, Obser
 from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.core.spec_hash import spec_hash
 from services.kubelet.core.stream_options import Streams
-from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
+from services.kubelet.ports import ContainerConfig, RuntimeCondition, RuntimeStatus, SandboxConfig
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -309,7 +309,7 @@ class FakeRuntime:
         """Tell of none."""
         return ""
 
-    async def conditions(self) -> Sequence[RuntimeCondition]:
+    async def status(self) -> RuntimeStatus:
         """Return that all is well."""
-        self._called("conditions")
-        return [RuntimeCondition("RuntimeReady", True), RuntimeCondition("NetworkReady", True)]
+        self._called("status")
+        return RuntimeStatus([RuntimeCondition("RuntimeReady", True), RuntimeCondition("NetworkReady", True)])

@@ -10,6 +10,7 @@ import pytest
 
 from services.kubelet.core.kube_node import Registration
 from services.kubelet.core.node import NodeCondition, NodeStatus
+from services.kubelet.core.node_images import Image
 from services.kubelet.loops.cluster_node import NodeRegistrar
 from tests.kubelet.cluster_world import NODE, World, a_world
 
@@ -23,6 +24,7 @@ class Registering:
     def __init__(self, world: World) -> None:
         self.world = world
         self.ready = True
+        self.images: tuple[Image, ...] | None = None
         wanted = Registration(NODE, {"kubernetes.io/hostname": NODE}, ({"key": "a", "effect": "NoSchedule"},))
         self.registrar = NodeRegistrar(world.api, wanted, self.status, world.clock)
         self.events: list[str] = []
@@ -40,6 +42,7 @@ class Registering:
             "",
             "",
             (NodeCondition("Ready", self.ready, reason, "", NOW),),
+            images=self.images,
         )
 
     def ready_at_api(self) -> str:
@@ -111,6 +114,30 @@ async def test_the_lease_is_renewed_each_ten_seconds_and_an_idle_status_each_fiv
         assert world.server.count("patch", "leases") == 180
         assert world.server.count("patch", "nodes/status") in (5, 6)
         assert world.server.count() <= 180 + 6 + 6
+
+
+async def test_what_an_older_api_does_not_know_is_told_once() -> None:
+    """Its answer lacks it each time; what somebody else changes is put right none the less."""
+    async with registering() as made:
+        world = made.world
+        world.server.unknown.add("images")
+        await world.until(lambda: made.ready_at_api() == "True" and world.server.count("create", "leases"))
+        made.images = (Image("a", 1000, tags=("app:1",)),)
+        for count in range(1, 11):
+            await world.clock.advance(10.0)
+            await world.quiet(lambda count=count: world.server.count("patch", "leases") >= count)  # type: ignore[misc]
+        told = world.server.count("patch", "nodes/status")
+
+        node = world.server.get("nodes", "", NODE)
+        assert node is not None
+        world.server.put("nodes", {**node, "status": {**node["status"], "capacity": {"cpu": "3"}}})
+        await world.until(lambda: world.server.count("patch", "nodes/status") > told)
+
+        # The first, and the one with the images.
+        assert told == 2
+        restored = world.server.get("nodes", "", NODE)
+        assert restored is not None
+        assert restored["status"]["capacity"] == {"cpu": "2"}
 
 
 async def test_a_change_is_told_at_the_next_look() -> None:

@@ -20,6 +20,7 @@ from services.kubelet.adapters import cri_security
 from services.kubelet.adapters.runtime_measures import RuntimeMeasures
 from services.kubelet.core.audit import Holdings
 from services.kubelet.core.model import ContainerId, Pod, PodUid, SandboxId
+from services.kubelet.core.node import RuntimeFeatures, RuntimeHandler
 from services.kubelet.core.node_images import Image
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, ObservedSandbox, RuntimeState
 from services.kubelet.core.pull_secrets import Credential
@@ -27,7 +28,7 @@ from services.kubelet.core.spec_hash import spec_hash
 from services.kubelet.core.stream_options import Streams
 from services.kubelet.core.volumes import Mount
 from services.kubelet.errors import RuntimeListIncompleteError
-from services.kubelet.ports import ContainerConfig, RuntimeCondition, SandboxConfig
+from services.kubelet.ports import ContainerConfig, RuntimeCondition, RuntimeStatus, SandboxConfig
 
 POD_UID_LABEL = "io.kubernetes.pod.uid"
 # What a lost store takes pods back from.
@@ -342,10 +343,17 @@ class CriRuntime:
             return ""  # Not every runtime tells, and pods run none the less.
         return next((str(found.fs_id.mountpoint) for found in answer.image_filesystems), "")
 
-    async def conditions(self) -> Sequence[RuntimeCondition]:
-        """Return the runtime's conditions."""
+    async def status(self) -> RuntimeStatus:
+        """Return how the runtime fares, and what it can."""
         answer = await self._call(self._runtime.Status, pb.StatusRequest(), seconds=_STATUS_SECONDS)
-        return [RuntimeCondition(c.type, c.status, c.message) for c in answer.status.conditions]
+        handlers = {h.name: h.features.recursive_read_only_mounts for h in answer.runtime_handlers}
+        return RuntimeStatus(
+            [RuntimeCondition(c.type, c.status, c.message) for c in answer.status.conditions],
+            RuntimeFeatures(
+                tuple(RuntimeHandler(name, able) for name, able in sorted(handlers.items())),
+                answer.features.supplemental_groups_policy,
+            ),
+        )
 
 
 def _newest(sandboxes: Sequence[ObservedSandbox]) -> tuple[ObservedSandbox, ...]:

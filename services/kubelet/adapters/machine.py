@@ -12,6 +12,14 @@ from pathlib import Path
 
 from services.kubelet.core.summary import FilesystemUsage, NodeUsage
 
+# The host's files for a kubelet in a container that has the host's processes.
+_HOST = "/proc/1/root"
+# As cAdvisor has them, the firmware's and those of virtual machines without one.
+_SYSTEM_UUIDS = (
+    "/sys/class/dmi/id/product_uuid",
+    "/proc/device-tree/system-id",
+    "/proc/device-tree/vm,uuid",
+)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
@@ -28,11 +36,14 @@ class Machine:
     os_image: str
     architecture: str
     machine_id: str
+    system_uuid: str
     boot_id: str
+    swap_bytes: int
 
 
 def read(state_directory: Path) -> Machine:
     """Read the facts; what cannot be read is empty."""
+    machine_id = _first(f"{_HOST}/etc/machine-id", "/etc/machine-id", "/var/lib/dbus/machine-id")
     return Machine(
         hostname=socket.gethostname(),
         address=_address(),
@@ -42,8 +53,10 @@ def read(state_directory: Path) -> Machine:
         kernel_version=platform.release(),
         os_image=_os_image(),
         architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
-        machine_id=_line("/etc/machine-id"),
+        machine_id=machine_id,
+        system_uuid=_first(*_SYSTEM_UUIDS) or machine_id,
         boot_id=_line("/proc/sys/kernel/random/boot_id"),
+        swap_bytes=_meminfo("SwapTotal"),
     )
 
 
@@ -121,7 +134,7 @@ def _meminfo(name: str) -> int:
 
 
 def _os_image() -> str:
-    for place in ("/host/etc/os-release", "/etc/os-release"):
+    for place in (f"{_HOST}/etc/os-release", "/etc/os-release"):
         for line in _text(place).splitlines():
             if line.startswith("PRETTY_NAME="):
                 return line.partition("=")[2].strip('"')
@@ -129,7 +142,11 @@ def _os_image() -> str:
 
 
 def _line(path: str) -> str:
-    return _text(path).strip()
+    return _text(path).strip().strip("\0")
+
+
+def _first(*paths: str) -> str:
+    return next((found for path in paths if (found := _line(path))), "")
 
 
 def _text(path: str) -> str:

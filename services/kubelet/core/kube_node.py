@@ -9,20 +9,22 @@ Source: the kubelet's `kubelet_node_status.go`, `nodestatus/setters.go`; the lea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from services.common.kuberequest import Json
 from services.kubelet.core.kube_resources import LEASE_NAMESPACE
-from services.kubelet.core.node import NodeCondition, NodeStatus, standard_labels
+from services.kubelet.core.node import NodeCondition, NodeStatus, RuntimeHandler, standard_labels
 from services.kubelet.core.render import rfc3339
 
 LEASE_SECONDS = 40
 REPORT_SECONDS = 300.0
 CONDITIONS = ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+# Told once the runtime has told them.
+_LATER = ("images", "runtimeHandlers", "features")
 _TAINT = re.compile(r"([^=:]+)(?:=([^:]*))?:(\w+)")
 # Our names for what `nodeInfo` says.
 _INFO = {
@@ -112,13 +114,24 @@ def status(value: NodeStatus, wanted: Registration, before: Json, now: datetime)
         "allocatable": dict(value.allocatable),
         "conditions": [_condition(c, known.get(c.type), now) for c in ours],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": wanted.port}},
-        "nodeInfo": {**info, "systemUUID": value.info.get("machine_id", ""), "kubeProxyVersion": ""},
+        "nodeInfo": {**info, "systemUUID": value.system_uuid, "kubeProxyVersion": ""},
     }
+    if value.swap_bytes:
+        made["nodeInfo"]["swap"] = {"capacity": value.swap_bytes}
     if wanted.features:
         made["declaredFeatures"] = list(wanted.features)
+    if value.runtime is not None:
+        made["runtimeHandlers"] = [_handler(handler) for handler in value.runtime.handlers]
+        made["features"] = {"supplementalGroupsPolicy": value.runtime.strict_groups}
     if value.images is not None:
         made["images"] = [{"names": list(i.names), "sizeBytes": i.size_bytes} for i in value.images]
     return made
+
+
+def _handler(value: RuntimeHandler) -> dict[str, Any]:
+    # Whatever the runtime can, no pod of ours has a user namespace of its own.
+    features = {"recursiveReadOnlyMounts": value.recursive_read_only, "userNamespaces": False}
+    return {"name": value.name, "features": features}
 
 
 def _condition(value: NodeCondition, before: Json | None, now: datetime) -> dict[str, Any]:
@@ -136,9 +149,9 @@ def _condition(value: NodeCondition, before: Json | None, now: datetime) -> dict
 
 def changed(before: Json, after: Json) -> bool:
     """Tell whether a status says more than another one than that time has passed."""
-    if "images" in after and _images(before) != _images(after):
-        return True
-    return _without_times(before) != _without_times(after)
+    # What is not known yet says nothing.
+    known = {name for name in _LATER if name in after}
+    return _without_times(before, known) != _without_times(after, known)
 
 
 def _images(value: Json) -> list[tuple[Sequence[str], int]]:
@@ -146,7 +159,7 @@ def _images(value: Json) -> list[tuple[Sequence[str], int]]:
     return [(item.get("names") or [], item.get("sizeBytes", 0)) for item in value.get("images") or ()]
 
 
-def _without_times(value: Json) -> dict[str, Any]:
+def _without_times(value: Json, known: Collection[str]) -> dict[str, Any]:
     conditions = {
         c["type"]: (c.get("status"), c.get("reason"))
         for c in value.get("conditions") or ()
@@ -155,7 +168,10 @@ def _without_times(value: Json) -> dict[str, Any]:
     names = ("addresses", "capacity", "allocatable", "daemonEndpoints", "declaredFeatures")
     kept = {name: value.get(name) for name in names}
     info = {name: text for name, text in (value.get("nodeInfo") or {}).items() if text}
-    return {**kept, "nodeInfo": info, "conditions": conditions}
+    later: dict[str, Any] = {name: value.get(name) or [] for name in known}
+    if "images" in known:
+        later["images"] = _images(value)
+    return {**kept, **later, "nodeInfo": info, "conditions": conditions}
 
 
 def status_patch(uid: str, after: Mapping[str, Any]) -> dict[str, Any]:

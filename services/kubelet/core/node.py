@@ -28,6 +28,22 @@ class NodeCondition:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeHandler:
+    """One of the runtime's handlers, which a RuntimeClass names; the default one has no name."""
+
+    name: str
+    recursive_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeFeatures:
+    """What the runtime says that it can. `strict_groups` is the supplemental groups policy."""
+
+    handlers: tuple[RuntimeHandler, ...] = ()
+    strict_groups: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The node: what it is, what it has, how it fares."""
 
@@ -39,6 +55,10 @@ class NodeStatus:
     pod_cidr: str
     service_cidr: str
     conditions: tuple[NodeCondition, ...] = field(default=())
+    system_uuid: str = ""
+    swap_bytes: int = 0
+    # None while the runtime has not told.
+    runtime: RuntimeFeatures | None = None
     # The largest ones; None while they are not known.
     images: tuple[Image, ...] | None = None
 

@@ -52,6 +52,8 @@ class NodeRegistrar:
         self._clock = clock
         self._node: Json | None = None
         self._reported_at = 0.0
+        # What was told last, and what the API made of it: one that is older drops what it does not know.
+        self._told: tuple[Json, Json] = ({}, {})
         self._lease_made = False
         self._gone = asyncio.Event()
         # Set once the Node is there and has been read.
@@ -214,7 +216,7 @@ class NodeRegistrar:
         after = kube_node.status(value, self._wanted, before, self._clock.now())
         now = self._clock.monotonic()
         due = not self._reported_at or now - self._reported_at >= kube_node.REPORT_SECONDS
-        if not due and not kube_node.changed(before, after):
+        if not due and not (kube_node.changed(before, after) and self._news(before, after)):
             return
         patch = kube_node.status_patch(self.uid, after)
         try:
@@ -226,9 +228,15 @@ class NodeRegistrar:
             raise
         first = not self._reported_at
         self._reported_at = now or 1e-9
+        self._told = (after, answer.get("status") or {})
         self._learn(answer)
         for event in node_events.of_status(self._wanted.name, before, after, first=first):
             self.on_event(event)
+
+    def _news(self, before: Json, after: Json) -> bool:
+        """Tell whether a status, or what the API has of it, is another than when it was told last."""
+        told, answer = self._told
+        return kube_node.changed(told, after) or kube_node.changed(before, answer)
 
 
 def _as_it_is(node: Json) -> Json:

@@ -89,8 +89,9 @@ class NodeWatcher:
     async def _runtime_faults(self) -> list[str]:
         try:
             with telemetry.unrecorded():
-                conditions = await self._runtime.conditions()
+                said = await self._runtime.status()
         except TripodError as error:
             return [f"The runtime does not answer: {error.message}"]
-        self._restriction = next((c.message for c in conditions if c.type == RESTRICTED and c.holds), "")
-        return [f"{c.type} is false: {c.message}" for c in conditions if not c.holds]
+        self.status = replace(self.status, runtime=said.features)
+        self._restriction = next((c.message for c in said.conditions if c.type == RESTRICTED and c.holds), "")
+        return [f"{c.type} is false: {c.message}" for c in said.conditions if not c.holds]

@@ -9,7 +9,7 @@ import pytest
 
 from services.kubelet.core import kube_node
 from services.kubelet.core.kube_node import Registration
-from services.kubelet.core.node import NodeCondition, NodeStatus
+from services.kubelet.core.node import NodeCondition, NodeStatus, RuntimeFeatures, RuntimeHandler
 from services.kubelet.core.node_images import Image
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,6 +85,23 @@ def test_time_alone_is_no_change() -> None:
     assert kube_node.changed(first, kube_node.status(a_status(ready=False), WANTED, first, NOW))
     assert later["conditions"][1]["lastHeartbeatTime"] == "2026-01-01T00:00:10Z"
     assert later["conditions"][1]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+
+
+def test_the_runtime_and_the_machine_are_told() -> None:
+    """No user namespaces, which pods of ours cannot have, whatever the runtime can."""
+    features = RuntimeFeatures((RuntimeHandler("", True), RuntimeHandler("runc")), strict_groups=True)
+    made = kube_node.status(a_status(runtime=features, system_uuid="u", swap_bytes=4096), WANTED, {}, NOW)
+
+    assert made["features"] == {"supplementalGroupsPolicy": True}
+    assert made["runtimeHandlers"] == [
+        {"name": "", "features": {"recursiveReadOnlyMounts": True, "userNamespaces": False}},
+        {"name": "runc", "features": {"recursiveReadOnlyMounts": False, "userNamespaces": False}},
+    ]
+    assert (made["nodeInfo"]["machineID"], made["nodeInfo"]["systemUUID"]) == ("m", "u")
+    assert made["nodeInfo"]["swap"] == {"capacity": 4096}
+    unknown = kube_node.status(a_status(system_uuid="u", swap_bytes=4096), WANTED, made, NOW)
+    assert not kube_node.changed(made, unknown)
+    assert kube_node.changed(unknown, made)
 
 
 def test_images_count_as_a_change_and_stay_while_they_are_not_known() -> None:
