@@ -91,6 +91,45 @@ async def test_a_node_that_is_there_is_taken_over() -> None:
             assert node["spec"] == spec
 
 
+@asynccontextmanager
+async def restarted() -> AsyncIterator[Registering]:
+    """Run a registrar whose Node is ready at the API while nothing here has answered yet."""
+    async with a_world() as world:
+        ready = {"type": "Ready", "status": "True"}
+        world.server.put("nodes", {"metadata": {"name": NODE}, "status": {"conditions": [ready]}})
+        made = Registering(world)
+        made.ready = False
+        async with world.running(made.registrar.run):
+            await world.until(lambda: world.server.count("create", "leases"))
+            yield made
+
+
+async def test_a_restart_makes_no_node_unready() -> None:
+    """Its pods would leave their services meanwhile."""
+    async with restarted() as made:
+        told = []
+
+        def passed(seconds: float) -> bool:
+            told.append(made.ready_at_api())
+            return made.world.clock.monotonic() - began >= seconds
+
+        began = made.world.clock.monotonic()
+        await made.world.until(lambda: passed(5))
+        made.ready = True
+        await made.world.until(lambda: passed(6) and made.world.server.count("patch", "nodes/status") > 0)
+
+        assert set(told) == {"True"}
+
+
+async def test_a_node_that_stays_unready_after_a_restart_tells_so() -> None:
+    """Within ten seconds."""
+    async with restarted() as made:
+        began = made.world.clock.monotonic()
+        await made.world.until(lambda: made.ready_at_api() == "False")
+
+        assert made.world.clock.monotonic() - began <= 11
+
+
 @pytest.mark.process
 async def test_registration_is_tried_until_the_api_takes_it() -> None:
     """A node may start before its control plane."""

@@ -34,6 +34,8 @@ _LAST_TRY_SECONDS = 7.0
 _RENEW_SECONDS = 10.0
 _RENEW_TRIES = 5
 _STATUS_SECONDS = 10.0
+# How long a ready Node may stay so after a restart until all that makes it ready has answered.
+_SETTLE_SECONDS = 10.0
 # Until the node is ready it is told at once, as the original does in its first two minutes.
 _FAST_SECONDS = 0.5
 # A renewal that hangs must not eat the lease.
@@ -198,14 +200,26 @@ class NodeRegistrar:
         self._lease_made = True
 
     async def _keep_status(self) -> None:
+        began = self._clock.monotonic()
         while True:
             value = self._status()
-            try:
-                await self._report(value)
-            except TripodError as error:
-                log.warning("Could not report the node's status", error=error.message)
             ready = any(c.type == "Ready" and c.holds for c in value.conditions)
+            if ready or not self._settles(began):
+                try:
+                    await self._report(value)
+                except TripodError as error:
+                    log.warning("Could not report the node's status", error=error.message)
             await self._clock.sleep(_STATUS_SECONDS if ready else _FAST_SECONDS)
+
+    def _settles(self, began: float) -> bool:
+        """Tell whether a kubelet that was started again may just not have heard from its runtime yet.
+
+        A Node that turns unready takes its pods out of their services.
+        """
+        if self._reported_at or self._clock.monotonic() - began >= _SETTLE_SECONDS:
+            return False
+        conditions = ((self._node or {}).get("status") or {}).get("conditions") or ()
+        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
     async def _report(self, value: NodeStatus) -> None:
         """Send the status when it changed, or was not sent for long."""
