@@ -31,3 +31,10 @@ class NoCgroupsError(CadvisorError):
             reason="NO_CGROUPS",
             metadata={"root": root},
         )
+
+
+class ReaderClosedError(CadvisorError):
+    """The service ends; what is looked for now interests nobody."""
+
+    def __init__(self) -> None:
+        super().__init__("The reader of cgroups is closed", code=Code.CANCELLED, reason="READER_CLOSED")

@@ -6,7 +6,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tripod.cadvisor.v1 import stats_service_pb2_grpc as pb_grpc
 from services.cadvisor.adapters import machine
 from services.cadvisor.adapters.cgroupfs import CgroupReader
 from services.cadvisor.core.model import CgroupLayout, Identity
+from services.cadvisor.errors import ReaderClosedError
 from services.cadvisor.loops.names import Names
 from services.cadvisor.loops.sampling import Sampler
 from services.cadvisor.server import StatsServicer
@@ -69,6 +72,56 @@ def test_time_burnt_in_a_cgroup_is_seen(reader: CgroupReader, cgroup: list[Path]
     assert seen.processes.processes == 1
     assert (after.cpu.usage_ns - seen.cpu.usage_ns) / 1e9 == pytest.approx(float(told), abs=0.1)
     assert after.memory.usage >= after.memory.working_set >= 0
+
+
+def test_closing_waits_for_a_look_and_later_looks_open_nothing(
+    reader: CgroupReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that ends amid a look neither closes a file twice nor another's."""
+    walk, amid, go = reader._walk, threading.Event(), threading.Event()
+
+    def slow_walk() -> Iterable[tuple[str, str]]:
+        amid.set()
+        go.wait(10)
+        return walk()
+
+    monkeypatch.setattr(reader, "_walk", slow_walk)
+    with ThreadPoolExecutor(2) as pool:
+        looked = pool.submit(reader.discover)
+        assert amid.wait(10)
+        closed = pool.submit(reader.close)
+        early = closed.done()
+        go.set()
+        looked.result(10)
+        closed.result(10)
+
+    assert not early
+    assert reader.open_file_count() == 0
+    for look in (reader.discover, reader.sample):
+        with pytest.raises(ReaderClosedError):
+            look()
+
+
+def test_closing_does_not_wait_for_a_look_that_hangs(
+    reader: CgroupReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files stay its own."""
+    amid, go = threading.Event(), threading.Event()
+
+    def hanging_walk() -> Iterable[tuple[str, str]]:
+        amid.set()
+        go.wait(60)
+        return ()
+
+    monkeypatch.setattr(reader, "_walk", hanging_walk)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(reader.discover)
+        assert amid.wait(10)
+        reader.close()
+        held = reader.open_file_count()
+        go.set()
+
+    assert held > 0
 
 
 def test_files_of_cgroups_that_went_are_closed(reader: CgroupReader, cgroup: list[Path]) -> None:

@@ -21,9 +21,9 @@ import pytest_asyncio
 from services.kubelet.app import cleanup
 from services.kubelet.config import KubeletConfig
 from tests.kubelet.cri.streaming.test_streaming_server import eventually
-from tests.lab.cluster_node import free_port
 from tests.lab.dockerd import EngineUnavailable, import_image
 from tests.lab.kubernetes import ControlPlane, client_context, control_plane, needs_kubernetes
+from tests.lab.ports import free_port
 from tests.matrix.process import Service, until
 from tools.cluster.component import PEERS
 

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel
 from services.common.owners import UNKNOWN, listener
+from tests.lab.ports import free_port
 from tests.matrix.process import ROOT, Service
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio]
@@ -52,13 +53,6 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         "TRIPOD_CRI_ENDPOINT": f"unix://{folder}/nobody.sock",
         **more,
     }
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

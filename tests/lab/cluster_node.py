@@ -7,7 +7,6 @@ its administrator, by our own client.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from services.kubelet.core.kube_resources import EVENTS, NODES, PODS
 from tests.fakes.cri_server import FakeCri, cri_server
 from tests.fakes.kube_server import KubeServer
 from tests.lab.kubernetes import ControlPlane
+from tests.lab.ports import free_port
 from tests.matrix.process import Service
 
 NODE = "worker"
@@ -128,12 +128,6 @@ class ClusterNode:
     def history(self, uid: str) -> list[tuple[str, str, int]]:
         """Return what was made at the runtime for a pod: kind, container, attempt."""
         return [(kind, name, attempt) for kind, of, name, attempt in self.fake.history if of == uid]
-
-
-def free_port() -> int:
-    """Find a port of loopback that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def kubeconfig(folder: Path, server: str, **user: str) -> Path:

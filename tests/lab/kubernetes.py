@@ -14,11 +14,10 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.lab.ports import free_port
 from tools.cluster.component import PEERS, Component, api_ready
 from tools.cluster.layout import COMPONENTS, Layout, NodeFiles, Ports, prepare, prepare_node
 
@@ -212,7 +212,13 @@ async def control_plane(
     ]
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tk-", dir="/tmp")))
-        layout = Layout(folder, address, _free_ports(address), fsync=False, more=more or {})
+        layout = Layout(
+            folder,
+            address,
+            Ports(free_port(address), *(free_port() for _ in range(4))),
+            fsync=False,
+            more=more or {},
+        )
         await asyncio.to_thread(prepare, layout)
         components = {name: Component(layout, name) for name in names}
         http = await stack.enter_async_context(_session(layout))
@@ -259,8 +265,7 @@ def client_context(
 
 
 def _free_ports(address: str) -> Ports:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(5)]
-        for number, found in enumerate(sockets):
-            found.bind((address if number == 0 else "127.0.0.1", 0))
-        return Ports(*(found.getsockname()[1] for found in sockets))
+    found = {free_port(address): None}
+    while len(found) < 5:
+        found[free_port()] = None
+    return Ports(*found)

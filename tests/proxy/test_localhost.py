@@ -11,15 +11,9 @@ import pytest_asyncio
 
 from services.common.localports import LocalForwarder
 from services.proxy.core.model import Endpoint
+from tests.lab.ports import free_port
 
 pytestmark = pytest.mark.asyncio
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def an_endpoint(port: int) -> Endpoint:

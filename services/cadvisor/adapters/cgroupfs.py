@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +37,7 @@ from services.cadvisor.core.model import (
     Processes,
     Stats,
 )
-from services.cadvisor.errors import NoCgroupsError
+from services.cadvisor.errors import NoCgroupsError, ReaderClosedError
 from services.cadvisor.ports import Sample
 from services.common import failpoints
 
@@ -64,6 +66,8 @@ _LIMITS = frozenset(
 _LIMIT_LOOKS = 10
 # cgroup v1 tells a list of processes again that is up to a second old: one look more than the last work.
 _CALM_LOOKS = 2
+# How long closing waits for a look that is under way.
+_CLOSE_SECONDS = 1.0
 _GONE = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH})
 # Parts of a container's statistics, by the first word of a file's name.
 _PARTS = {"cpuacct": "cpu", "cpu": "cpu", "memory": "memory", "blkio": "disks", "io": "disks", "pids": "pids"}
@@ -140,7 +144,7 @@ class _Group:
 
 
 class CgroupReader:
-    """Reads one machine. Used by one thread at a time."""
+    """Reads one machine. One thread at a time looks; another may close."""
 
     def __init__(self, cgroup_root: Path, proc_root: Path) -> None:
         self._proc = proc_root
@@ -153,6 +157,8 @@ class CgroupReader:
         self._groups: dict[str, _Group] = {}
         self._machine = self._open("", "/")
         self._devices: dict[tuple[int, int], str] = {}
+        self._looking = threading.Lock()
+        self._closed = False
 
     def open_file_count(self) -> int:
         """Return how many files are open."""
@@ -160,14 +166,34 @@ class CgroupReader:
         return sum(len(part.files) for group in groups for part in group.all_parts())
 
     def close(self) -> None:
-        """Close every file."""
-        self._machine.close()
-        for group in self._groups.values():
-            group.close()
-        self._groups.clear()
+        """Close every file, but for those of a look that hangs. Later looks find nothing."""
+        self._closed = True
+        if self._looking.acquire(timeout=_CLOSE_SECONDS):
+            try:
+                self._machine.close()
+                for group in self._groups.values():
+                    group.close()
+                self._groups.clear()
+            finally:
+                self._looking.release()
+
+    @contextmanager
+    def _look(self) -> Iterator[None]:
+        """Keep the files open. Raises `ReaderClosedError`."""
+        with self._looking:
+            if self._closed:
+                raise ReaderClosedError
+            yield
 
     def discover(self) -> None:
-        """Find containers' cgroups; open what came, close what went or was moved."""
+        """Find containers' cgroups; open what came, close what went or was moved.
+
+        Raises `ReaderClosedError`.
+        """
+        with self._look():
+            self._discover()
+
+    def _discover(self) -> None:
         found = dict(self._walk())
         ages: dict[str, int] = {}
         for group in self._groups.values():
@@ -225,7 +251,14 @@ class CgroupReader:
         return [(mounts[name], files) for name, files in cgroup_v1.FILES.items() if name in mounts]
 
     def sample(self, *, whole: bool = False) -> Sample:
-        """Look at everything once; what vanished meanwhile is left out. `whole`: also where nobody worked."""
+        """Look at everything once; what vanished meanwhile is left out. `whole`: also where nobody worked.
+
+        Raises `ReaderClosedError`.
+        """
+        with self._look():
+            return self._sample(whole=whole)
+
+    def _sample(self, *, whole: bool) -> Sample:
         machine = self._look_at_machine()
         interfaces = procfs.interfaces(_content(self._proc / "1/net/dev"))
         machine = replace(machine, interfaces=interfaces, memory=self._machine_memory(machine.memory))
