@@ -56,7 +56,7 @@ cluster-test: $(VENV)/.ready proto ## Two nodes of ours joined to a Kubernetes c
 
 kill-matrix: $(VENV)/.ready proto ## Kill every service at each step of its work, and check what must hold
 	@$(PYTHON) -m tools.programs
-	$(BIN)/python -m tests.matrix kubelet lifecycle proxy cadvisor --least 200
+	$(BIN)/python -m tests.matrix kubelet lifecycle proxy proxy-cluster cadvisor --least 200
 
 soak: $(VENV)/.ready proto ## The kill matrix on a real engine, then MINUTES=60 of random kills and faults
 	@$(PYTHON) -m tools.programs

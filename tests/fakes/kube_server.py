@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -106,13 +107,17 @@ class KubeServer:
 
     # What tests do.
 
-    async def start(self) -> str:
-        """Listen on loopback, on the same port as before."""
+    async def start(self, listening: socket.socket | None = None) -> str:
+        """Listen on loopback, on the same port as before; or on a socket that listens already."""
         app = web.Application(client_max_size=8 << 20)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        site: web.BaseSite = (
+            web.SockSite(self._runner, listening)
+            if listening is not None
+            else web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        )
         await site.start()
         self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
@@ -409,6 +414,8 @@ class KubeServer:
         try:
             await response.prepare(request)
             await self._pour(stream, response, float(query.get("timeoutSeconds") or 300))
+        except ConnectionError:
+            pass  # Whoever asked is gone.
         finally:
             self._streams.discard(stream)
         if stream.cut and request.transport is not None:
@@ -422,8 +429,6 @@ class KubeServer:
                     await response.write(line)
         except TimeoutError:
             await response.write(_bookmark(self.revision))
-        except ConnectionError:
-            return
 
 
 def _place(path: str) -> tuple[str, str, str, str]:

@@ -16,6 +16,7 @@ from tests.matrix.engine import EngineMatrix
 from tests.matrix.kubelet import KubeletMatrix
 from tests.matrix.lifecycle import LifecycleMatrix
 from tests.matrix.proxy import ProxyMatrix
+from tests.matrix.proxy_cluster import ClusterProxyMatrix
 from tests.matrix.runner import Matrix, run
 
 pytestmark = [
@@ -40,6 +41,9 @@ def folder() -> Iterator[Path]:
         pytest.param(KubeletMatrix, 12, id="kubelet"),
         pytest.param(LifecycleMatrix, 12, id="lifecycle"),
         pytest.param(ProxyMatrix, 8, id="proxy", marks=[pytest.mark.netns, pytest.mark.fault("F2")]),
+        pytest.param(
+            ClusterProxyMatrix, 8, id="proxy-cluster", marks=[pytest.mark.netns, pytest.mark.fault("F2")]
+        ),
         pytest.param(CadvisorMatrix, 6, id="cadvisor", marks=pytest.mark.fault("F3")),
         pytest.param(EngineMatrix, 6, id="engine"),
         pytest.param(CriMatrix, 6, id="cri"),

@@ -24,13 +24,16 @@ from tests.matrix.kubelet import KubeletMatrix
 from tests.matrix.lifecycle import LifecycleMatrix
 from tests.matrix.process import MANNERS, Service
 from tests.matrix.proxy import ProxyMatrix
+from tests.matrix.proxy_cluster import ClusterProxyMatrix
 from tests.matrix.runner import Matrix, Result, run
+
+DEFAULT = ["kubelet", "lifecycle", "proxy", "proxy-cluster", "cadvisor"]
 
 
 def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("services", nargs="*", default=["kubelet", "lifecycle", "proxy", "cadvisor"])
+    parser.add_argument("services", nargs="*", default=DEFAULT)
     parser.add_argument("--sample", type=int, default=0, help="only so many instants of each service")
     parser.add_argument("--only", default="", help="only instants with this in their name")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
@@ -45,6 +48,7 @@ def main() -> int:
         "kubelet": KubeletMatrix,
         "lifecycle": LifecycleMatrix,
         "proxy": ProxyMatrix,
+        "proxy-cluster": ClusterProxyMatrix,
         "cadvisor": CadvisorMatrix,
         "engine": EngineMatrix,
         "cri": CriMatrix,

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,10 +89,12 @@ class World:
             return False
 
         await until(holds, f"{name} is programmed with {endpoints} endpoints")
-        await until(self._ruled, "the kernel has it")
+        await until(self.clean, "the kernel has it")
 
-    async def _ruled(self) -> bool:
-        return not (await self.audit()).findings
+    async def clean(self) -> bool:
+        """Tell whether an audit looks at everything and finds nothing."""
+        answer = await self.audit()
+        return not answer.findings and not answer.unavailable
 
     async def audit(self) -> pb.AuditResponse:
         """Compare the kernel with what was decided."""
@@ -108,9 +110,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
-    """Make a namespace with backends, an unarmed proxy that has programmed it, and a client that asks."""
-    folder.mkdir(parents=True)
+async def namespace() -> AsyncIterator[str]:
+    """Make a namespace with a wire and the addresses of backends; yields its name."""
     netns = f"mx{uuid.uuid4().hex[:8]}"
     text = f"""
         ip netns add {netns}; ip -n {netns} link set lo up
@@ -119,23 +120,27 @@ async def world(folder: Path) -> AsyncIterator[World]:
     """
     text += "".join(f"ip -n {netns} addr add {address}/32 dev lo\n" for address in BACKENDS)
     await asyncio.to_thread(subprocess.run, ["sh", "-ec", text], check=True, capture_output=True)
+    try:
+        yield netns
+    finally:
+        await asyncio.to_thread(subprocess.run, ["ip", "netns", "del", netns], check=True)
+
+
+@asynccontextmanager
+async def proxy_in(netns: str, folder: Path, settings: Mapping[str, str]) -> AsyncIterator[World]:
+    """Make a proxy in a namespace, not started yet, and the kubelet that it watches."""
     kubelet = FakeKubelet()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
     server = kubelet_server(kubelet, folder / "kubelet.sock")
     await server.start()
     environment = {
         "TRIPOD_RUN_DIRECTORY": str(folder / "run"),
         "TRIPOD_KUBELET_ADDRESS": f"unix://{folder}/kubelet.sock",
+        **settings,
     }
     service = Service("proxy", folder, environment, prefix=("ip", "netns", "exec", netns))
     channel = open_channel(f"unix://{folder}/run/proxy.sock")
     made = World(netns, kubelet, service, channel)
     try:
-        kubelet.put_service(
-            "web", VIP, port(80, object_pb.PROTOCOL_TCP, 30080), port(53, object_pb.PROTOCOL_UDP)
-        )
-        kubelet.put_pod("one", "web", BACKENDS[0])
-        kubelet.put_pod("two", "web", BACKENDS[1])
-        await _first_life(made)
         yield made
     finally:
         if made.client is not None and made.client.returncode is None:
@@ -144,11 +149,26 @@ async def world(folder: Path) -> AsyncIterator[World]:
         await service.kill()
         await channel.close(None)
         await server.stop(0.1)
-        await asyncio.to_thread(subprocess.run, ["ip", "netns", "del", netns], check=True)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-async def _first_life(made: World) -> None:
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    """Make a namespace with backends, an unarmed proxy that has programmed it, and a client that asks."""
+    folder.mkdir(parents=True)
+    async with namespace() as netns, proxy_in(netns, folder, {}) as made:
+        made.kubelet.put_service(
+            "web", VIP, port(80, object_pb.PROTOCOL_TCP, 30080), port(53, object_pb.PROTOCOL_UDP)
+        )
+        made.kubelet.put_pod("one", "web", BACKENDS[0])
+        made.kubelet.put_pod("two", "web", BACKENDS[1])
+        await first_life(made)
+        await made.service.kill()
+        yield made
+
+
+async def first_life(made: World) -> None:
+    """Let an unarmed proxy program the service `web`, and a client ask it."""
     backends = " ".join(BACKENDS)
     starting = await asyncio.create_subprocess_exec(
         *("ip", "netns", "exec", made.netns, "sh", "-c"),
@@ -169,7 +189,6 @@ async def _first_life(made: World) -> None:
         line = b"nothing in time"
     if line != b"ready\n":
         raise Failure(f"the client did not start: {line!r} {made.service.tail()}")
-    await made.service.kill()
 
 
 async def tell(made: World) -> None:
@@ -188,7 +207,7 @@ async def tell(made: World) -> None:
     async def alone() -> bool:
         # Killed by the news, it must first come back.
         await made.service.revive()
-        return OTHER_VIP not in made.listing() and not (await made.audit()).findings
+        return OTHER_VIP not in made.listing() and await made.clean()
 
     await until(alone, "the other service is gone")
     await _meddle(made)
@@ -202,7 +221,7 @@ async def _meddle(made: World) -> None:
 
     async def repaired() -> bool:
         await made.service.revive()
-        return "counter" not in made.listing() and not (await made.audit()).findings
+        return "counter" not in made.listing() and await made.clean()
 
     limit = REPAIR_SECONDS + 10.0  # A killed proxy must first come back.
     await until(repaired, "a foreign rule is removed", limit)
@@ -211,8 +230,8 @@ async def _meddle(made: World) -> None:
 async def judge(made: World) -> None:
     """Check the invariants after the story. Raises `Failure`."""
     answer = await made.audit()
-    if answer.findings:
-        raise Failure(f"I4 no leak: {[f.id for f in answer.findings]}")
+    if answer.findings or answer.unavailable:
+        raise Failure(f"I4 no leak: {[f.id for f in answer.findings]}, not known: {answer.unavailable}")
     use = answer.process
     held = {"open files": use.open_file_count, "threads": use.thread_count, "tasks": use.task_count}
     over = {name: count for name, count in held.items() if count > CAPS[name]}
