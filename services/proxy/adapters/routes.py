@@ -24,7 +24,9 @@ _REPLACE, _EXCLUSIVE, _CREATE = 0x100, 0x200, 0x400
 _HEAD = struct.Struct("=IHHII")
 # rtm_family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _ROUTE = struct.Struct("=BBBBBBBBI")
-_MAIN, _UNIVERSE, _UNICAST = 254, 0, 1  # RT_TABLE_MAIN, RT_SCOPE_UNIVERSE, RTN_UNICAST
+_MAIN, _UNICAST = 254, 1  # RT_TABLE_MAIN, RTN_UNICAST
+# RT_SCOPE_UNIVERSE; RT_SCOPE_NOWHERE, which deletes a route of any scope.
+_UNIVERSE, _ANY_SCOPE = 0, 255
 _DESTINATION, _GATEWAY, _TABLE = 1, 5, 15  # RTA_...
 # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 _GROUPS = 0x1 | 0x10 | 0x40
@@ -87,9 +89,10 @@ def _text(inner: Mapping[int, bytes], kind: int) -> str:
 
 def _change(kind: int, flags: int, network: str, gateway: str) -> None:
     found = IPv4Network(network)
-    body = _route(found.prefixlen, PROTOCOL)
+    body = _route(found.prefixlen, PROTOCOL, _ANY_SCOPE if kind == _DELETE else _UNIVERSE)
     body += attribute(_DESTINATION, found.network_address.packed)
-    body += attribute(_GATEWAY, socket.inet_aton(gateway))
+    if gateway:
+        body += attribute(_GATEWAY, socket.inet_aton(gateway))
     try:
         list(_ask(kind, flags | _ACKNOWLEDGE, body))
     except OSError as error:
@@ -112,8 +115,8 @@ def _reach(address: str) -> str:
     return ""
 
 
-def _route(length: int, protocol: int) -> bytes:
-    return _ROUTE.pack(socket.AF_INET, length, 0, 0, _MAIN, protocol, _UNIVERSE, _UNICAST, 0)
+def _route(length: int, protocol: int, scope: int = _UNIVERSE) -> bytes:
+    return _ROUTE.pack(socket.AF_INET, length, 0, 0, _MAIN, protocol, scope, _UNICAST, 0)
 
 
 def _ask(kind: int, flags: int, body: bytes) -> Iterator[bytes]:
