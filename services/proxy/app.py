@@ -33,13 +33,13 @@ from services.proxy.adapters.nfmonitor import NftablesMonitor
 from services.proxy.adapters.nftables import NftablesKernel
 from services.proxy.adapters.routes import KernelRoutes
 from services.proxy.config import ProxyConfig
+from services.proxy.core.audit import Audited
 from services.proxy.core.cluster import ClusterPlan
 from services.proxy.core.latency import Histogram
 from services.proxy.core.model import Decision
 from services.proxy.core.planner import Planner
-from services.proxy.loops import cluster_feed, kubelet_feed
+from services.proxy.loops import cluster_feed, kubelet_feed, routes
 from services.proxy.loops.kubelet_feed import KubeletFeed
-from services.proxy.loops.routes import remove_all
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.server import ProxyServicer
 from services.proxy.web import LATENCY, SYNC_DURATION, application, health_application
@@ -171,7 +171,8 @@ class Proxy:
             self._hub,
             noted=self._sync.programmed.get,
             local_fault=self._local.fault,
-            auditor=self._sync.audit,
+            auditors=[self._sync.audit, self._audit_routes],
+            repair_count=self._sync.repairs.total,
             clock=self._clock,
         )
         group = socket_group(Path(self._config.docker_host.removeprefix("unix://")))
@@ -186,6 +187,12 @@ class Proxy:
             ],
             listeners=listeners,
         )
+
+    async def _audit_routes(self) -> Audited:
+        if self._member is not None:
+            return await self._member.routes.audit()
+        # Routes that are there are left from a cluster that the node has left.
+        return await routes.audit(KernelRoutes(), (), node_name(self._config))
 
     def _fault(self) -> str | None:
         if not self._sync.synced.is_set():
@@ -222,4 +229,4 @@ def node_name(config: ProxyConfig) -> str:
 async def cleanup(config: ProxyConfig) -> None:
     """Remove all our rules and routes."""
     await NftablesKernel(config.table).remove()
-    await remove_all(KernelRoutes())
+    await routes.remove_all(KernelRoutes())

@@ -102,7 +102,7 @@ class Routes(Protocol):
     """The host's IPv4 routes. Changes ours alone."""
 
     async def list(self) -> Sequence[FoundRoute]:
-        """Return the routes of the main table."""
+        """Return the routes of the main table. Raises `KernelRefusedError`."""
         ...
 
     async def put(self, network: str, gateway: str, *, replace: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from tripod.kubelet.v1 import node_service_pb2 as node_pb
@@ -14,7 +14,7 @@ from services.common import process
 from services.common.clock import Clock
 from services.common.watch import Bookmark, Deleted, WatchHub
 from services.proxy.core import model
-from services.proxy.core.audit import Finding
+from services.proxy.core.audit import Audited, Finding
 from services.proxy.core.model import Decision, Endpoint, PortDecision
 
 _PROTOCOLS = {
@@ -34,7 +34,10 @@ class Noted(Protocol):
 
 
 class ProxyServicer(pb_grpc.ProxyServiceServicer):
-    """Serves the decisions. `noted` gives a service's programming, `local_fault` that of a local port."""
+    """Serves the decisions. `noted` gives a service's programming, `local_fault` that of a local port.
+
+    `auditors` each compare a part of the kernel; `repair_count` says how often rules were put back.
+    """
 
     def __init__(
         self,
@@ -42,13 +45,15 @@ class ProxyServicer(pb_grpc.ProxyServiceServicer):
         *,
         noted: Callable[[str], Noted | None],
         local_fault: Callable[[str, int], str],
-        auditor: Callable[[], Awaitable[tuple[Sequence[Finding], Mapping[str, int], int]]],
+        auditors: Sequence[Callable[[], Awaitable[Audited]]],
+        repair_count: Callable[[], int],
         clock: Clock,
     ) -> None:
         self._hub = hub
         self._noted = noted
         self._local_fault = local_fault
-        self._auditor = auditor
+        self._auditors = auditors
+        self._repair_count = repair_count
         self._clock = clock
 
     async def ListServices(self, request: pb.ListServicesRequest, context: Any) -> pb.ListServicesResponse:
@@ -107,11 +112,14 @@ class ProxyServicer(pb_grpc.ProxyServiceServicer):
 
     async def Audit(self, request: pb.AuditRequest, context: Any) -> pb.AuditResponse:
         """Compare the kernel with what was decided."""
-        findings, counts, repair_count = await self._auditor()
+        made = [await auditor() for auditor in self._auditors]
+        findings = sorted((f for one in made for f in one.findings), key=lambda f: (f.category, f.id))
+        counts = sorted((name, count) for one in made for name, count in one.counts.items())
         use = process.use()
         return pb.AuditResponse(
             findings=[_finding(finding) for finding in findings],
-            categories=[node_pb.AuditCategory(name=n, found_count=c) for n, c in sorted(counts.items())],
+            categories=[node_pb.AuditCategory(name=name, found_count=count) for name, count in counts],
+            unavailable={name: why for one in made for name, why in one.unavailable.items()},
             process=node_pb.ProcessUse(
                 service="proxy",
                 open_file_count=use.open_files,
@@ -119,7 +127,7 @@ class ProxyServicer(pb_grpc.ProxyServiceServicer):
                 task_count=use.tasks,
                 resident_bytes=use.resident_bytes,
             ),
-            repair_count=repair_count,
+            repair_count=self._repair_count(),
         )
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from services.proxy.core.audit import Audited, Finding, audit_routes
 from services.proxy.core.cluster import Node
 from services.proxy.core.routes import PROTOCOL, FoundRoute, RoutePlan, plan
+from services.proxy.errors import KernelRefusedError
+from services.proxy.loops import routes
 
 OWN = Node("a", ("10.1.0.0/24",), "192.0.2.1")
 OTHER = Node("b", ("10.1.1.0/24",), "192.0.2.2")
@@ -77,3 +84,56 @@ def test_a_node_without_an_address_or_a_network_yet_has_no_route() -> None:
     made = planned(Node("b", ("10.1.1.0/24",)), Node("c", (), "192.0.2.3"))
 
     assert made == RoutePlan({}, {}, {}, {"b": "it has no InternalIP of IPv4"})
+
+
+def test_an_audit_of_what_is_as_planned_finds_nothing() -> None:
+    """Neither our own nor another program's."""
+    found = [OURS, FoundRoute("10.9.0.0/16", "192.0.2.9", 3)]
+
+    assert audit_routes(planned(OTHER, found=found), found) == []
+
+
+def test_an_audit_tells_missing_misled_and_left_routes_by_network() -> None:
+    """A route that leads elsewhere is there, and the one that should be is not."""
+    third = Node("c", ("10.1.2.0/24",), "192.0.2.3")
+    found = [FoundRoute("10.1.2.0/24", "192.0.2.8", PROTOCOL), FoundRoute("10.1.0.0/16", "", PROTOCOL)]
+
+    assert audit_routes(planned(OTHER, third, found=found), found) == [
+        Finding("route", "10.1.0.0/16", True, "It leads to a link, and no node's pods are to be reached so"),
+        Finding("route", "10.1.1.0/24", False, "It should lead to 192.0.2.2"),
+        Finding("route", "10.1.2.0/24", False, "The kernel leads it to 192.0.2.8, decided is 192.0.2.3"),
+    ]
+
+
+class MuteKernel:
+    """Answers nothing."""
+
+    async def list(self) -> Sequence[FoundRoute]:
+        """Refuse."""
+        raise KernelRefusedError("list of routes: No buffer space available")
+
+    async def put(self, network: str, gateway: str, *, replace: bool) -> None:
+        """Never called."""
+        raise AssertionError
+
+    async def remove(self, network: str, gateway: str) -> None:
+        """Never called."""
+        raise AssertionError
+
+    async def reach(self, address: str) -> str:
+        """Say that it is near."""
+        return ""
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Tell of nothing."""
+        yield None
+
+
+@pytest.mark.asyncio
+async def test_routes_that_cannot_be_listed_are_told_as_such() -> None:
+    """An error is no empty list: nothing is called missing."""
+    made = await routes.audit(MuteKernel(), [OWN, OTHER], "a")
+
+    assert made == Audited(
+        unavailable={"route": "The kernel refused the rules: list of routes: No buffer space available"}
+    )

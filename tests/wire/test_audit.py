@@ -58,13 +58,18 @@ class Kubelet(node_grpc.NodeServiceServicer):
 class Proxy(proxy_grpc.ProxyServiceServicer):
     """Gives one answer."""
 
+    def __init__(self, answer: proxy_pb.AuditResponse) -> None:
+        self._answer = answer
+
     async def Audit(self, request: proxy_pb.AuditRequest, context: Any) -> proxy_pb.AuditResponse:
         """Give it."""
-        return PROXY
+        return self._answer
 
 
 @asynccontextmanager
-async def serving(folder: Path, *answers: pb.AuditResponse, proxy: bool = True) -> AsyncIterator[None]:
+async def serving(
+    folder: Path, *answers: pb.AuditResponse, proxy: proxy_pb.AuditResponse | None = PROXY
+) -> AsyncIterator[None]:
     """Serve both services on sockets in a folder."""
     # Only `Audit` is asked here; the other calls answer UNIMPLEMENTED.
     told = Kubelet(list(answers))  # type: ignore[abstract]
@@ -75,8 +80,9 @@ async def serving(folder: Path, *answers: pb.AuditResponse, proxy: bool = True) 
             listeners=[Listener(f"unix://{folder}/kubelet.sock")],
         )
     ]
-    if proxy:
-        added = partial(proxy_grpc.add_ProxyServiceServicer_to_server, Proxy())  # type: ignore[abstract]
+    if proxy is not None:
+        beside = Proxy(proxy)  # type: ignore[abstract]  # as above
+        added = partial(proxy_grpc.add_ProxyServiceServicer_to_server, beside)
         servers.append(
             build_server(
                 [Servicer("tripod.proxy.v1.ProxyService", added)],
@@ -152,13 +158,29 @@ async def test_programs_read_the_same(tmp_path: Path) -> None:
 async def test_what_could_not_be_looked_at_is_not_called_clean(tmp_path: Path) -> None:
     """Neither a part of the kubelet, nor the proxy that is away."""
     blind = with_findings(unavailable={"runtime": "no answer"})
-    async with serving(tmp_path, blind, proxy=False):
+    async with serving(tmp_path, blind, proxy=None):
         ended = await tripod("audit", run_directory=tmp_path)
 
     assert ended.code == Exit.FAILED
     assert "Could not look at proxy: it does not answer" in ended.out
     assert "Could not look at runtime: no answer" in ended.out
     assert "Nothing leaked" not in ended.out
+
+
+async def test_the_proxys_findings_stand_beside_the_kubelets(tmp_path: Path) -> None:
+    """Such as a route that is missing, and one that is there for nobody."""
+    missing = pb.AuditFinding(category="route", id="10.1.1.0/24", problem=pb.AUDIT_PROBLEM_MISSING)
+    left = pb.AuditFinding(category="route", id="10.1.9.0/24", problem=pb.AUDIT_PROBLEM_LEAKED)
+    told = proxy_pb.AuditResponse(
+        findings=[missing, left], categories=[pb.AuditCategory(name="route", found_count=1)]
+    )
+    async with serving(tmp_path, CLEAN, proxy=told):
+        ended = await tripod("audit", "--wait", "0", run_directory=tmp_path)
+
+    assert ended.code == Exit.FAILED
+    assert "Looked at: container 3, route 1, sandbox 0" in ended.out
+    assert "missing   route      10.1.1.0/24" in ended.out
+    assert "leaked    route      10.1.9.0/24" in ended.out
 
 
 async def test_a_node_that_is_away_is_exit_code_five(tmp_path: Path) -> None:

@@ -254,7 +254,12 @@ async def running(
     )
     feed = KubeletFeed(plan, sync, clock)
     servicer = ProxyServicer(
-        hub, noted=sync.programmed.get, local_fault=lambda *_: "", auditor=sync.audit, clock=clock
+        hub,
+        noted=sync.programmed.get,
+        local_fault=lambda *_: "",
+        auditors=[sync.audit],
+        repair_count=sync.repairs.total,
+        clock=clock,
     )
     proxy = build_server(
         [

@@ -38,8 +38,11 @@ class KernelRoutes:
     """Opens a socket for each call: nodes seldom come and go."""
 
     async def list(self) -> list[FoundRoute]:
-        """Return the IPv4 routes of the main table."""
-        return await asyncio.to_thread(_list)
+        """Return the IPv4 routes of the main table. Raises `KernelRefusedError`."""
+        try:
+            return await asyncio.to_thread(_list)
+        except OSError as error:
+            raise KernelRefusedError(f"list of routes: {error.strerror}") from error
 
     async def put(self, network: str, gateway: str, *, replace: bool) -> None:
         """Add a route of ours, or lead one of ours elsewhere. Raises `KernelRefusedError`."""

@@ -47,20 +47,20 @@ def plan(
     """Compare what should be with what is. `reach` says why an address is not on a link of ours, or ""."""
     faults: dict[str, str] = {}
     wanted: dict[str, str] = {}
-    own = [IPv4Network(one) for node in nodes if node.name == own_name for one in node.pod_cidrs]
+    here = [IPv4Network(one) for node in nodes if node.name == own_name for one in node.pod_cidrs]
     taken: dict[IPv4Network, str] = {}
     for node in sorted(nodes, key=lambda one: one.name):
         if node.name == own_name or not node.pod_cidrs:
             continue
         for network in map(IPv4Network, node.pod_cidrs):
             rival = next((name for other, name in taken.items() if other.overlaps(network)), "")
-            fault = _fault(node, network, own, rival, found, reach)
+            fault = _fault(node, network, here, rival, found, reach)
             if fault:
                 faults[node.name] = fault
             else:
                 wanted[str(network)] = node.address
                 taken[network] = node.name
-    ours = {route.network: route.gateway for route in found if route.protocol == PROTOCOL}
+    ours = own(found)
     return RoutePlan(
         add={network: gateway for network, gateway in wanted.items() if network not in ours},
         replace={n: gateway for n, gateway in wanted.items() if ours.get(n, gateway) != gateway},
@@ -69,10 +69,15 @@ def plan(
     )
 
 
+def own(found: Sequence[FoundRoute]) -> dict[str, str]:
+    """Return the gateways of our routes by network."""
+    return {route.network: route.gateway for route in found if route.protocol == PROTOCOL}
+
+
 def _fault(
     node: Node,
     network: IPv4Network,
-    own: Iterable[IPv4Network],
+    here: Iterable[IPv4Network],
     rival: str,
     found: Sequence[FoundRoute],
     reach: Callable[[str], str],
@@ -80,7 +85,7 @@ def _fault(
     """Say why a network of a node's pods is not routed; empty when it can be."""
     if not node.address:
         return "it has no InternalIP of IPv4"
-    if any(network.overlaps(one) for one in own):
+    if any(network.overlaps(one) for one in here):
         return f"its pods' network {network} is in this node's"
     if rival:
         return f"its pods' network {network} is in node {rival}'s"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from services.common import failpoints
 from services.common.clock import Clock
 from services.common.errors import TripodError
 from services.common.logs import get_logger
 from services.proxy.core import routes
+from services.proxy.core.audit import Audited, audit_routes
 from services.proxy.core.cluster import Node
+from services.proxy.core.routes import FoundRoute, RoutePlan
 from services.proxy.ports import Routes
 
 log = get_logger(__name__)
@@ -70,23 +72,30 @@ class RouteSync:
             await self._clock.sleep(_PAUSE_SECONDS)
 
     async def _sync(self) -> None:
-        nodes = self._nodes() if self._wanted() else ()
+        nodes = self._asking()
         if nodes is None:
             return
-        found = await self._kernel.list()
-        others = {node.address for node in nodes if node.address and node.name != self._own_name}
-        reach = {address: await self._kernel.reach(address) for address in sorted(others)}
-        plan = routes.plan(nodes, self._own_name, found, reach.__getitem__)
+        found, plan = await _look(self._kernel, nodes, self._own_name)
         self._tell(plan.faults)
         if plan.add or plan.replace or plan.remove:
             async with _WRITE:
                 await self._write(plan)
             await _WRITE.recorded()
             log.info("Wrote routes", added=len(plan.add) + len(plan.replace), removed=len(plan.remove))
-        ours = sum(route.protocol == routes.PROTOCOL for route in found)
-        self.count = ours + len(plan.add) - len(plan.remove)
+        self.count = len(routes.own(found)) + len(plan.add) - len(plan.remove)
 
-    async def _write(self, plan: routes.RoutePlan) -> None:
+    def _asking(self) -> Collection[Node] | None:
+        """Return the nodes that routes are kept for; None before all are known."""
+        return self._nodes() if self._wanted() else ()
+
+    async def audit(self) -> Audited:
+        """Compare the kernel's routes of ours with those that the nodes ask for."""
+        nodes = self._asking()
+        if nodes is None:
+            return Audited(unavailable={"route": "the API server has not told all nodes yet"})
+        return await audit(self._kernel, nodes, self._own_name)
+
+    async def _write(self, plan: RoutePlan) -> None:
         for network, gateway in plan.remove.items():
             await self._kernel.remove(network, gateway)
         for network, gateway in plan.replace.items():
@@ -99,6 +108,24 @@ class RouteSync:
             if self.faults.get(name) != fault:
                 log.warning("A node's pods have no route", node=name, why=fault)
         self.faults = faults
+
+
+async def _look(
+    kernel: Routes, nodes: Collection[Node], own_name: str
+) -> tuple[Sequence[FoundRoute], RoutePlan]:
+    found = await kernel.list()
+    others = {node.address for node in nodes if node.address and node.name != own_name}
+    reach = {address: await kernel.reach(address) for address in sorted(others)}
+    return found, routes.plan(nodes, own_name, found, reach.__getitem__)
+
+
+async def audit(kernel: Routes, nodes: Collection[Node], own_name: str) -> Audited:
+    """Compare the kernel's routes of ours with those that `nodes` ask for."""
+    try:
+        found, plan = await _look(kernel, nodes, own_name)
+    except TripodError as error:
+        return Audited(unavailable={"route": error.message})
+    return Audited(audit_routes(plan, found), {"route": len(routes.own(found))})
 
 
 async def remove_all(kernel: Routes) -> None:

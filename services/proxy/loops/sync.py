@@ -20,7 +20,7 @@ from services.common.lean import collection_put_off
 from services.common.logs import get_logger
 from services.common.watch import WatchHub
 from services.proxy.core import conntrack, health, ruleset
-from services.proxy.core.audit import Finding, audit
+from services.proxy.core.audit import Audited, audit
 from services.proxy.core.compose import Composer, build
 from services.proxy.core.health import Pace, no_local_endpoints
 from services.proxy.core.latency import Histogram
@@ -333,8 +333,8 @@ class ServiceSync:
             await _REPAIR.recorded()
             return True
 
-    async def audit(self) -> tuple[Sequence[Finding], Mapping[str, int], int]:
-        """Compare the kernel with what was decided; returns differences, counts, and repairs until now."""
+    async def audit(self) -> Audited:
+        """Compare the kernel with what was decided."""
         async with self._writing:
             around = self.plan.surroundings(self._addresses())
             wanted = build(self.plan.decisions.values(), around)
@@ -343,7 +343,7 @@ class ServiceSync:
             "rule": 0 if isinstance(found, Damage) else len(found.endpoints) + len(found.services),
             "flow": len(flows),
         }
-        return audit(wanted, found, flows), counts, self.repairs.total()
+        return Audited(audit(wanted, found, flows), counts)
 
 
 def _all_ports(ports: Iterable[_Ports]) -> _Ports:
