@@ -2,7 +2,7 @@
 
 - Only what differs is sent, with the UID as a precondition: another pod of the name is never meant.
 - Conditions of others stay; a condition keeps its time while it does not change.
-- A pod that has ended stays so: a phase never goes back from Succeeded or Failed.
+- A pod that has ended stays so: a phase never changes from Succeeded or Failed.
 
 Source: the kubelet's `status/status_manager.go` and `types/pod_status.go`; strategic merge patch.
 """
@@ -65,7 +65,7 @@ def _condition(condition: Json, before: Json | None, generation: int) -> dict[st
 
 def patch(uid: str, before: Json, after: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the strategic merge patch from one status to another; None when nothing differs."""
-    if before.get("phase") in _ENDED and after["phase"] not in _ENDED:
+    if before.get("phase") in _ENDED and after["phase"] != before["phase"]:
         return None
     changed: dict[str, Any] = {}
     for name, value in after.items():

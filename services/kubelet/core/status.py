@@ -1,9 +1,10 @@
 """Compute a pod's status from what was seen. Pure.
 
 A pod is Pending until its init containers are done, also when they run again in a new
-sandbox; it has succeeded or failed when nothing of it runs any more.
+sandbox; it has succeeded or failed when nothing of it runs any more. One that was deleted ends so
+whatever its restart policy: whoever counts ended pods (Job) waits for it.
 Source: Kubernetes "Pod Lifecycle": phases, conditions, container states; the kubelet's
-`getPhase` and `status/generate.go`.
+`getPhase` and `status/generate.go`, `status_manager.go` `TerminatePod`.
 """
 
 from __future__ import annotations
@@ -258,6 +259,9 @@ def _phase(
     if previous is not None and previous.terminal:
         return previous.phase
     final = _final(pod, containers, observed, around)
+    if pod.deletion_time is not None and not _lives(observed):
+        # Nothing of it starts again, whatever its restart policy says.
+        return final or _end(containers)
     if final is not None and not _lives(observed):
         return final
     before = previous.phase if previous is not None else PodPhase.PENDING
@@ -279,6 +283,11 @@ def _final(
     pairs = list(zip(pod.spec.containers, containers, strict=True))
     if not all(_has_ended(pod, spec, status, around) for spec, status in pairs):
         return None
+    return _end(containers)
+
+
+def _end(containers: tuple[ContainerStatus, ...]) -> PodPhase:
+    """Return how a pod has ended: of a container that never ran nobody knows that it went well."""
     good = all(status.state.exit_code == 0 for status in containers)
     return PodPhase.SUCCEEDED if good else PodPhase.FAILED
 

@@ -113,3 +113,11 @@ def test_a_refusal_says_why() -> None:
         "startTime": "2026-01-01T00:00:00Z",
         "observedGeneration": 4,
     }
+
+
+def test_how_a_pod_has_ended_is_never_told_otherwise() -> None:
+    """A kubelet that lost what it knew must not make a failure of a success."""
+    stored = kube_status.render(a_status(PodPhase.SUCCEEDED), {})
+
+    for phase in (PodPhase.RUNNING, PodPhase.FAILED):
+        assert kube_status.patch("u", stored, kube_status.render(a_status(phase), stored)) is None

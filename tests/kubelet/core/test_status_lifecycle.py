@@ -179,3 +179,25 @@ def test_ephemeral_containers_have_statuses_and_decide_nothing() -> None:
 
     assert status.ready
     assert [c["name"] for c in to_kubernetes(status)["ephemeralContainerStatuses"]] == ["debug"]
+
+
+@pytest.mark.parametrize("policy", list(RestartPolicy))
+@pytest.mark.parametrize(("code", "phase"), [(0, PodPhase.SUCCEEDED), (143, PodPhase.FAILED)])
+def test_a_pod_that_was_deleted_ends_whatever_its_restart_policy(
+    policy: RestartPolicy, code: int, phase: PodPhase
+) -> None:
+    """Whoever counts ended pods waits for a phase that is final."""
+    pod = a_pod(restart_policy=policy)
+    before = told(pod, observed(one("app", RUNNING)))
+    deleted = replace(pod, deletion_time=NOW)
+
+    stopping = told(deleted, observed(one("app", RUNNING)), before)
+    stopped = told(deleted, observed(one("app", EXITED, code)), stopping)
+
+    assert stopping.phase is PodPhase.RUNNING
+    assert stopped.phase is phase
+
+
+def test_a_pod_that_was_deleted_before_it_ran_has_failed() -> None:
+    """Nobody knows that it went well."""
+    assert told(a_pod(deletion_time=NOW), observed(sandboxes=())).phase is PodPhase.FAILED
