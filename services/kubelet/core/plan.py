@@ -79,6 +79,7 @@ __all__ = [
     "failed",
     "finished",
     "forgive",
+    "hastens",
     "intend",
     "look_again",
     "plan_pod",
@@ -143,10 +144,28 @@ def _plan_end(scene: Scene, reason: str) -> Iterator[Action]:
         yield StopSandbox(scene.box.id, reason)
 
 
+def hastens(pod: Pod, action: Action) -> bool:
+    """Tell whether a pod's deletion ends an action that is under way: a pull, or a stop that takes longer."""
+    if pod.deletion_time is None:
+        return False
+    shorter = isinstance(action, StopContainer) and _seconds(_asked(pod)) < action.grace_seconds
+    return shorter or isinstance(action, PullImage)
+
+
+def _asked(pod: Pod) -> int:
+    """Return the grace that a pod is deleted with."""
+    asked = pod.deletion_grace_seconds
+    return pod.spec.termination_grace_period_seconds if asked is None else asked
+
+
+def _seconds(grace: int) -> int:
+    """Return a grace as it is given: 0 means now, any other gets time enough for the signal to arrive."""
+    return 0 if grace == 0 else max(MIN_GRACE_SECONDS, grace)
+
+
 def _stops(pod: Pod, observed: ObservedPod, grace: int, reason: str) -> Iterator[StopContainer]:
     """Stop every container: sidecars after the others, the last one first."""
-    # A grace of 0 means now; any other gets time enough for the signal to arrive.
-    seconds = 0 if grace == 0 else max(MIN_GRACE_SECONDS, grace)
+    seconds = _seconds(grace)
     ranks = {spec.name: rank for rank, spec in enumerate(reversed(pod.spec.sidecars), start=1)}
     for container in observed.containers:
         if container.state in _LIVE:
@@ -155,9 +174,7 @@ def _stops(pod: Pod, observed: ObservedPod, grace: int, reason: str) -> Iterator
 
 
 def _plan_deletion(pod: Pod, observed: ObservedPod) -> Iterator[Action]:
-    asked = pod.deletion_grace_seconds
-    grace = pod.spec.termination_grace_period_seconds if asked is None else asked
-    stops = list(_stops(pod, observed, grace, "the pod was deleted"))
+    stops = list(_stops(pod, observed, _asked(pod), "the pod was deleted"))
     yield from stops
     for sandbox in observed.sandboxes:
         if sandbox.ready:

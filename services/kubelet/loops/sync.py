@@ -73,6 +73,12 @@ class _State:
     start_time: datetime | None = None
     intended: tuple[frozenset[ContainerId], plan.Over | None] = (frozenset(), None)
     forgiven: bool = False
+    # Of the plan that is carried out now.
+    limit: asyncio.Timeout | None = None
+
+
+class _HastenedError(Exception):
+    """The pod was deleted, or is to stop sooner, while a plan was carried out that knows nothing of it."""
 
 
 class PodWorkers:
@@ -144,7 +150,17 @@ class PodWorkers:
             if not state.seen_ns:
                 state.seen_ns, state.cause = unix_nanoseconds(self._clock.now()), cause
                 state.received_ns = self._received(uid) or state.seen_ns
+            self._hasten(uid, state)
             self._queue.add(uid)
+
+    def _hasten(self, uid: PodUid, state: _State) -> None:
+        """Cut a plan short whose present step a pod's deletion does not wait for."""
+        if state.limit is not None and state.doing is not None and self._hastens(uid, state.doing.action):
+            state.limit.reschedule(asyncio.get_running_loop().time())
+
+    def _hastens(self, uid: PodUid, action: Action) -> bool:
+        pod = self._source.pod(uid)
+        return pod is not None and plan.hastens(pod, action)
 
     def wake(self, uid: PodUid) -> None:
         """Look at a pod soon: something moved at the runtime."""
@@ -194,6 +210,8 @@ class PodWorkers:
         try:
             await self._pass(uid, state)
             state.failure = None
+        except _HastenedError:
+            self._queue.add(uid)
         except Exception as error:
             self._note_failure(state, _first(error))
             raise
@@ -262,7 +280,10 @@ class PodWorkers:
         state.recorded = await self._files.recall(uid)
         kept = decode(state.recorded)
         if kept is not None:
-            state.memory, state.start_time = remembered(state.memory, kept), kept.start_time
+            state.memory, state.start_time = (
+                remembered(state.memory, kept),
+                kept.start_time,
+            )
             state.intended = (state.memory.changed, state.memory.over)
             self._hooks.adopt(uid, state.memory.hooks)
             if self._prober is not None:
@@ -395,9 +416,7 @@ class PodWorkers:
             return
         with recording(state.episode):
             try:
-                outcome = await self._actor.apply(
-                    pod, observed, actions, lambda action: self._begun(state, action)
-                )
+                outcome = await self._carry_out(pod, state, observed, actions)
             finally:
                 if state.episode is not None:
                     state.episode.covered()
@@ -409,6 +428,26 @@ class PodWorkers:
             observed = await self._after(pod, state, outcome)
         self._publish(pod, state, observed)
         self._queue.add_after(pod.uid, 0.01 if self._goes_on(pod, state, outcome) else _RELIST_SECONDS)
+
+    async def _carry_out(
+        self, pod: Pod, state: _State, observed: ObservedPod, actions: tuple[Action, ...]
+    ) -> Outcome:
+        """Carry a plan out. Raises `_HastenedError` when the pod's deletion does not wait for its end."""
+
+        def begun(action: Action) -> None:
+            state.doing = Doing(action, self._clock.now())
+            if self._hastens(pod.uid, action):
+                raise _HastenedError
+
+        try:
+            async with asyncio.timeout(None) as state.limit:
+                return await self._actor.apply(pod, observed, actions, begun)
+        except TimeoutError:
+            if state.limit is None or not state.limit.expired():
+                raise
+            raise _HastenedError from None
+        finally:
+            state.limit = None
 
     def _goes_on(self, pod: Pod, state: _State, outcome: Outcome) -> bool:
         """Tell whether a plan that was carried out leads to another at once."""
@@ -423,9 +462,6 @@ class PodWorkers:
         state.observed = outcome.observed
         state.memory = plan.look_again(state.memory, outcome.observed.present())
         return outcome.observed
-
-    def _begun(self, state: _State, action: Action) -> None:
-        state.doing = Doing(action, self._clock.now())
 
     def _note_outcome(self, state: _State, outcome: Outcome) -> None:
         now = self._clock.monotonic()
