@@ -181,3 +181,21 @@ async def test_a_pod_that_is_deleted_does_not_wait_for_its_image() -> None:
         await node.until(lambda: node.source.pod(UID) is None)
 
         assert node.runtime.asked == []
+
+
+async def test_a_pod_keeps_its_start_when_the_kubelet_is_killed_while_it_pulls() -> None:
+    """Its deadline counts from when the API was told: nothing else was kept."""
+    node = Node()
+    pod = a_pod(a_container(image="slow:1"))
+    async with node.working():
+        node.put(pod)
+        await node.runtime.pulling.wait()
+        before = node.statuses.get(UID)
+    assert before is not None
+    node.statuses = WatchHub("run")
+    node.put(replace(pod, start_time=before.start_time))
+    async with node.working():
+        await node.until(lambda: node.statuses.get(UID))
+        after = node.statuses.get(UID)
+    assert after is not None
+    assert after.start_time == before.start_time

@@ -100,6 +100,7 @@ def read(value: Json) -> ClusterPod:
         generation=generation,
         conditions_met=_met(status, value.get("spec") or {}),
         failure=_failure(status),
+        start_time=moment(status.get("startTime")),
     )
     return ClusterPod(
         uid=pod.uid,

@@ -329,11 +329,12 @@ class Pod:
     deletion_time: datetime | None = None
     deletion_grace_seconds: int | None = None
     revision: int = 0
-    # From a cluster: the generation of the spec, the readiness gates whose conditions hold, and reason
-    # and message of a pod that the API says has failed.
+    # From a cluster: the generation of the spec, the readiness gates whose conditions hold, reason and
+    # message of a pod that the API says has failed, and when this node first told that it had the pod.
     generation: int = 0
     conditions_met: frozenset[str] = frozenset()
     failure: tuple[str, str] | None = None
+    start_time: datetime | None = None
 
     @property
     def key(self) -> ObjectKey:

@@ -303,7 +303,7 @@ class ClusterPods:
 
     def _show(self, pod: Pod) -> None:
         before = self.hub.get(pod.uid)
-        if before is None or replace(before, revision=pod.revision) != pod:
+        if before is None or replace(before, revision=pod.revision, start_time=pod.start_time) != pod:
             self.hub.upsert(pod.uid, pod)
 
     async def _removed(self, known: ClusterPod) -> None:

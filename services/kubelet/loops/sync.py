@@ -233,6 +233,8 @@ class PodWorkers:
             self._forget(uid, state)
             return
         self.sync_count += 1
+        # A run that was killed before it kept anything may have told the API.
+        state.start_time = state.start_time or pod.start_time
         self._open_stop(pod, state)
         if state.episode is not None:
             state.episode.look()
@@ -282,7 +284,7 @@ class PodWorkers:
         if kept is not None:
             state.memory, state.start_time = (
                 remembered(state.memory, kept),
-                kept.start_time,
+                kept.start_time or state.start_time,
             )
             state.intended = (state.memory.changed, state.memory.over)
             self._hooks.adopt(uid, state.memory.hooks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -141,3 +142,10 @@ def test_all_that_a_pod_names_is_found() -> None:
         ObjectKey("Secret", "ns", "hidden"),
         ObjectKey("ConfigMap", "ns", "part"),
     }
+
+
+def test_when_a_pod_began_is_read_from_its_status() -> None:
+    """A kubelet that kept nothing yet goes on counting from there."""
+    found = kube_pod.read({**a_body(), "status": {"phase": "Pending", "startTime": "2026-01-01T00:00:05Z"}})
+
+    assert found.pod.start_time == datetime(2026, 1, 1, 0, 0, 5, tzinfo=UTC)
