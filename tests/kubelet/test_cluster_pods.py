@@ -253,3 +253,24 @@ async def test_a_pod_that_runs_goes_on_when_its_new_form_cannot_be_honoured() ->
 
         assert source.refused(PodUid("u-a")) is None
         assert source.pod(PodUid("u-a")) is not None
+
+
+async def test_a_pod_that_runs_goes_on_over_a_restart_in_its_old_form() -> None:
+    """What a run before has accepted is not refused since its new form cannot be honoured."""
+    container = {"name": "debug", "image": "x", "volumeDevices": [{"name": "d", "devicePath": "/d"}]}
+    async with following(an_api_pod("a", "u-a")) as (world, source):
+        value = world.server.get("pods", "default", "a")
+        assert value is not None
+        world.server.put("pods", {**value, "spec": {**value["spec"], "ephemeralContainers": [container]}})
+        await world.until(lambda: (known := source.at_api(PodUid("u-a"))) and not known.supported)
+        await world.until(lambda: world.memory.pods)
+        again = a_source(world)
+        again.remember(dict(world.memory.pods))
+
+        async with world.running(again.run):
+            await world.until(again.certain)
+
+            assert again.refused(PodUid("u-a")) is None
+            assert again.pod(PodUid("u-a")) is not None
+            await world.api.delete(PODS, "default", "a", grace_seconds=7)
+            await world.until(lambda: (pod := again.pod(PodUid("u-a"))) and pod.deletion_time)

@@ -241,7 +241,10 @@ class ClusterPods:
                 if known.uid not in self._old and not first:
                     self._new.add(known.uid)
                 self._old.add(known.uid)
-                shown[known.uid], kept[known.uid] = pod, known.body
+                shown[known.uid] = pod
+                if known.supported:
+                    # In any other form a run after this one would refuse it.
+                    kept[known.uid] = known.body
         async with _ACCEPT:
             await self._cache.keep_pods(kept)
         await _ACCEPT.recorded()
@@ -275,9 +278,9 @@ class ClusterPods:
                 self._refuse(known, Refused(kube_pod.UNSUPPORTED, known.unsupported()))
                 return None
             log.warning("Kept a pod as it was", pod_uid=uid, why=known.unsupported())
-            before = self.hub.get(uid)
+            before = self.hub.get(uid) or self._late[uid].pod
             # It goes on as it was; only its end must not be missed.
-            return before and replace(
+            return replace(
                 before,
                 deletion_time=known.deletion_time,
                 deletion_grace_seconds=_grace(known) if known.deletion_time else None,
