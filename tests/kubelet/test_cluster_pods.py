@@ -274,3 +274,27 @@ async def test_a_pod_that_runs_goes_on_over_a_restart_in_its_old_form() -> None:
             assert again.pod(PodUid("u-a")) is not None
             await world.api.delete(PODS, "default", "a", grace_seconds=7)
             await world.until(lambda: (pod := again.pod(PodUid("u-a"))) and pod.deletion_time)
+
+
+async def test_pods_that_went_while_the_kubelet_was_down_are_in_nobodys_way() -> None:
+    """A new pod is not refused for what the API has deleted."""
+    async with a_world() as world:
+        world.server.put("pods", an_api_pod("a", "u-1"))
+        first = a_source(world)
+        async with world.running(first.run):
+            await world.until(first.certain)
+        world.server.remove("pods", "default", "a")
+        world.server.put("pods", an_api_pod("a", "u-2"))
+        beside: list[str] = []
+
+        def admit(pod: Pod, others: Sequence[Pod]) -> Refused | None:
+            beside.extend(other.uid for other in others)
+            return None
+
+        second = ClusterPods(world.api, NODE, world.memory, world.clock, admit=admit, run_id="run")
+        second.remember(dict(world.memory.pods))
+        async with world.running(second.run):
+            await world.until(second.certain)
+            await world.until(lambda: second.pod(PodUid("u-2")))
+
+        assert beside == []

@@ -209,15 +209,19 @@ class ClusterPods:
             self._changes.clear()
             first = self.reflector.synced.is_set() and not self._listed
             await self._take(batch, first=first)
+            absent = self._absent() if first else []
+            self._gone.update(absent)
             if first:
-                await self._drop_absent()
+                await self._drop(absent)
                 self._listed = True
                 self.on_mirror()
 
-    async def _drop_absent(self) -> None:
-        """After the first list: what a run before had and the API has not is over."""
+    def _absent(self) -> list[PodUid]:
+        """Return what a run before had and the first list has not: it is over."""
         present = {known.uid for known in self.reflector.values().values()}
-        absent = [uid for uid in (*self._late, *self.hub.snapshot()) if uid not in present]
+        return [PodUid(uid) for uid in (*self._late, *self.hub.snapshot()) if uid not in present]
+
+    async def _drop(self, absent: Sequence[PodUid]) -> None:
         for uid in absent:
             known = self._late.pop(PodUid(uid), None) or self._known.get(PodUid(uid))
             if known is not None:
@@ -289,7 +293,8 @@ class ClusterPods:
             return known.pod
         if known.ended or uid in self._refused:
             return None
-        others = [*self.pods(), *shown.values()]
+        # Of what the API has no more it knows nothing; that is about to end.
+        others = [*(pod for pod in self.pods() if pod.uid not in self._gone), *shown.values()]
         refused = self._admit(known.pod, others)
         if refused is not None:
             self._refuse(known, refused)
