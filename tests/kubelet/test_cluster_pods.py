@@ -298,3 +298,20 @@ async def test_pods_that_went_while_the_kubelet_was_down_are_in_nobodys_way() ->
             await world.until(lambda: second.pod(PodUid("u-2")))
 
         assert beside == []
+
+
+async def test_nothing_is_kept_of_pods_that_are_gone() -> None:
+    """However many come and go."""
+    async with following() as (world, source):
+        meta = {"annotations": {"kubernetes.io/config.mirror": "u-static"}}
+        world.server.put("pods", an_api_pod("m", "u-m", metadata=meta))
+        world.server.put("pods", an_api_pod("a", "u-a"))
+        await world.until(lambda: source.pod(PodUid("u-a")))
+        world.server.remove("pods", "default", "m")
+        world.server.remove("pods", "default", "a")
+        await world.until(lambda: not source.mirrors())
+        await world.until(lambda: (pod := source.pod(PodUid("u-a"))) and pod.deletion_time)
+        await source.finalize(PodUid("u-a"))
+
+        assert not source.received_ns(PodUid("u-m"))
+        assert not source.received_ns(PodUid("u-a"))

@@ -124,3 +124,24 @@ async def test_another_pod_of_the_name_is_not_meant() -> None:
         await asyncio.sleep(0.05)
 
         assert made.at_api() == {"phase": "Pending"}
+
+
+async def test_nothing_is_kept_of_pods_that_are_gone() -> None:
+    """Neither of one that was refused, which has no status here, nor of one that ran."""
+    volume = {"name": "v", "persistentVolumeClaim": {"claimName": "v"}}
+    async with reporting() as made:
+        server = made.world.server
+        made.hub.upsert(UID, a_status())
+        server.put("pods", an_api_pod("b", "u-b", spec={"volumes": [volume]}))
+        await made.world.until(
+            lambda: (found := server.get("pods", "default", "b")) and found["status"]["phase"] == "Failed"
+        )
+        await made.world.until(lambda: made.at_api().get("phase") == "Running")
+        server.remove("pods", "default", "b")
+        server.remove("pods", "default", "a")
+        await made.world.until(lambda: made.pods.at_api(PodUid("u-b")) is None)
+        await made.world.until(lambda: (pod := made.pods.pod(UID)) and pod.deletion_time)
+        await made.pods.finalize(UID)
+        made.hub.delete(UID)
+
+        await made.world.until(lambda: not made.reporter._answers and not made.reporter._turns)

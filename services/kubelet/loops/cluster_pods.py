@@ -64,7 +64,8 @@ class ClusterPods:
         self._clock = clock
         self._admit = admit
         self.hub: WatchHub[Pod] = WatchHub(run_id)
-        # Told each pod whose status at the API may need our word, and each mirror that moved.
+        # Told each pod whose status at the API may need our word, or that was forgotten, and each mirror
+        # that moved.
         self.on_moved: Callable[[PodUid], None] = lambda uid: None
         self.on_mirror: Callable[[], None] = lambda: None
         self.on_report: Report = _tell_nobody
@@ -180,7 +181,7 @@ class ClusterPods:
         now = unix_nanoseconds(self._clock.now())
         for change in changes:
             self._changes[change.uid] = change
-            if change.before is None:
+            if change.before is None and change.after is not None and not change.after.mirror:
                 self._heard_ns[PodUid(change.uid)] = now
         self._wake.set()
 
@@ -208,9 +209,9 @@ class ClusterPods:
             batch = list(self._changes.values())
             self._changes.clear()
             first = self.reflector.synced.is_set() and not self._listed
-            await self._take(batch, first=first)
             absent = self._absent() if first else []
             self._gone.update(absent)
+            await self._take(batch, first=first)
             if first:
                 await self._drop(absent)
                 self._listed = True
@@ -223,7 +224,7 @@ class ClusterPods:
 
     async def _drop(self, absent: Sequence[PodUid]) -> None:
         for uid in absent:
-            known = self._late.pop(PodUid(uid), None) or self._known.get(PodUid(uid))
+            known = self._late.pop(uid, None) or self._known.get(uid)
             if known is not None:
                 await self._removed(known)
         self._late.clear()
@@ -354,6 +355,7 @@ class ClusterPods:
         self._new.discard(uid)
         self._gone.discard(uid)
         self._heard_ns.pop(uid, None)
+        self.on_moved(uid)
 
 
 def _grace(known: ClusterPod) -> int | None:

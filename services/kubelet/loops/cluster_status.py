@@ -60,6 +60,7 @@ class StatusReporter:
         async with self._turns.setdefault(uid, asyncio.Lock()):
             present = self._present(uid)
             if present is None:
+                self._forget_api(uid)
                 return
             after = self._wanted(uid, present)
             patch = None if after is None else kube_status.patch(present.uid, present.status, after)
@@ -132,5 +133,9 @@ class StatusReporter:
             log.warning("Could not read the API server's answer", pod_uid=uid, error=str(error))
 
     def _forget(self, uid: PodUid) -> None:
-        for known in (self._causes, self._answers, self._turns):
+        self._causes.pop(uid, None)
+        self._forget_api(uid)
+
+    def _forget_api(self, uid: PodUid) -> None:
+        for known in (self._answers, self._turns):
             known.pop(uid, None)
