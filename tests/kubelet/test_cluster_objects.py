@@ -188,3 +188,39 @@ async def test_services_are_read_for_their_variables() -> None:
 
         assert (found["web"].cluster_ip, found["web"].ports[0].port) == ("10.0.0.1", 80)
         assert found["bare"].cluster_ip == ""
+
+
+async def test_nothing_is_kept_of_objects_that_nobody_names_any_more() -> None:
+    """However many come and go."""
+    async with objects(a_user_of("configMapRef", "settings")) as (world, made, pods):
+        put(world, "1")
+        await made.config_map("default", "settings")
+        await world.until(lambda: KEY in made._changes.snapshot().values())
+
+        pods.clear()
+        made.look()
+
+        await world.until(lambda: not made._changes.snapshot())
+
+
+async def test_objects_are_followed_on_after_the_loop_was_restarted() -> None:
+    """Whoever supervises it starts it again when it raised."""
+    async with a_world() as world:
+        put(world, "1")
+        made = ClusterObjects(
+            world.api,
+            world.memory,
+            world.clock,
+            bodies=lambda: [a_user_of("configMapRef", "settings")],
+            authority="PEM",
+        )
+        async with world.running(made.run):
+            await made.config_map("default", "settings")
+        put(world, "2")
+
+        async with world.running(made.run):
+            await world.until(lambda: world.memory.objects.get(KEY, {}).get("data") == {"key": "2"})
+            found = await made.config_map("default", "settings")
+
+        assert found is not None
+        assert found.data == {"key": "2"}

@@ -111,6 +111,7 @@ class ClusterObjects:
 
     async def run(self) -> None:
         """Watch what pods name until cancelled."""
+        self._begin_anew()
         with telemetry.unrecorded():
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._services.run())
@@ -121,6 +122,12 @@ class ClusterObjects:
                     await self._keep()
                     await self._wake.wait()
 
+    def _begin_anew(self) -> None:
+        """Keep what a run before has heard, whose watches ended with it."""
+        heard = {key: watched.body for key, (watched, _) in self._watched.items()}
+        self._kept = {key: body for key, body in (self._kept | heard).items() if body is not None}
+        self._watched.clear()
+
     def _compare(self, group: asyncio.TaskGroup) -> None:
         named = {key for body in self._bodies() for key in references(body)}
         for key in named - self._watched.keys():
@@ -130,6 +137,7 @@ class ClusterObjects:
         for key in self._watched.keys() - named:
             self._watched.pop(key)[1].cancel()
             self._kept.pop(key, None)
+            self._changes.delete(str(key))
             self._dirty.add(key)
 
     def _moved(self, watched: _Watched) -> None:
