@@ -38,6 +38,7 @@ from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.loops.actions import NodeFacts, Outcome
 from services.kubelet.loops.podvolumes import PodVolumes
 from services.kubelet.loops.pulling import Puller
+from services.kubelet.ports import Token, TokenRequest
 from tests.builders import a_container, a_pod
 from tests.fakes.actor import an_actor
 from tests.fakes.clock import FakeClock
@@ -323,3 +324,35 @@ async def test_every_matching_credential_is_tried_and_a_missing_secret_only_warn
     ((reason, message),) = events.told
     assert reason == "FailedToRetrieveImagePullSecret"
     assert "(none)" in message
+
+
+@pytest.mark.parametrize("left", [600, -1])
+async def test_a_token_that_cannot_be_renewed_is_asked_for_now_and_then(left: int) -> None:
+    """Each pod has one: an API that is away must not be asked by all of them each second."""
+    pod, clock = a_pod(volumes=(TOKEN_VOLUME,)), FakeClock()
+    now = clock.now().timestamp()
+    asked: list[float] = []
+
+    class Away(FakeObjects):
+        async def token(self, request: TokenRequest) -> Token:
+            asked.append(clock.monotonic())
+            return await super().token(request)
+
+    objects = Away()
+    volumes, _, _ = bring(objects, clock)
+    objects.token_text = a_token(now - 3000, now + max(left, 60))
+    await volumes.make(pod)
+    objects.down = "the API is away"
+    await clock.advance(max(left, 60) - left)
+    asked.clear()
+
+    due = await volumes.refresh(pod)
+    await clock.advance(30)
+    again = await volumes.refresh(pod)
+
+    assert len(asked) == 1
+    assert due == 60
+    assert again == 30
+    await clock.advance(31)
+    await volumes.refresh(pod)
+    assert len(asked) == 2

@@ -23,6 +23,8 @@ from services.kubelet.core.volumes import Mount
 from services.kubelet.errors import KubeletError
 from services.kubelet.ports import EventSink, PodObjects, TokenRequest, VolumeFiles
 
+# A token that cannot be renewed is asked for again so much later, by each pod that has one.
+_TOKEN_RETRY_SECONDS = 60.0
 SurroundingsOf = Callable[[tuple[str, ...]], Surroundings]
 
 
@@ -137,9 +139,11 @@ class PodVolumes:
             fresh = await self._objects.token(request)
         except TripodError as error:
             life = token.read_life(old)
+            if old:
+                self._of(pod).tokens[volume.name, wanted] = old, self._now() + _TOKEN_RETRY_SECONDS
             if life is None or life.expires <= self._now():
                 raise _failed(volume, f"failed to fetch token: {error.message}") from error
-            # The old one is good for a while: it is tried again at the next pass.
+            # The old one is good for a while.
             return old
         told = token.read_life(fresh.text)
         life = told or token.Life(self._now(), fresh.expires.timestamp())
