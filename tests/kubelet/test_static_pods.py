@@ -99,6 +99,24 @@ async def test_what_the_api_refuses_is_tried_less_and_less() -> None:
             assert [pod.name for pod in node.static.pods()] == [f"web-{NODE}"]
 
 
+async def test_a_mirror_follows_the_labels_of_its_file() -> None:
+    """Services choose a static pod by what its mirror says."""
+    async with a_world() as world:
+        node = Node(world, a_pod(labels={"app": "old"}))
+        async with world.running(node.pods.run, node.mirrors.run):
+
+            def shown() -> str | None:
+                found = world.server.get("pods", "default", f"web-{NODE}")
+                return found["metadata"]["labels"]["app"] if found else None
+
+            await world.until(lambda: shown() == "old")
+            node.store.hub.upsert("uid-1", a_pod(labels={"app": "new"}))
+
+            await world.until(lambda: shown() == "new")
+            await world.until(lambda: PodUid("uid-1") in node.pods.mirrors())
+            assert world.server.count("create", "pods") == 2
+
+
 async def test_both_kinds_are_one_source() -> None:
     """Each is forgotten by whoever has it."""
     async with a_world() as world:

@@ -8,8 +8,10 @@ Source: the kubelet's `config/common.go`, `pod/mirror_client.go`; the NodeRestri
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
@@ -23,8 +25,14 @@ _EVERYWHERE = {"operator": "Exists", "effect": "NoExecute"}
 
 def named(pod: Pod, node: str) -> Pod:
     """Return a static pod as it is called in a cluster."""
-    annotations = {**pod.annotations, CONFIG_HASH: pod.uid, CONFIG_SOURCE: "file"}
+    annotations = {**pod.annotations, CONFIG_HASH: _hash(pod), CONFIG_SOURCE: "file"}
     return replace(pod, name=f"{pod.name}-{node}", annotations=MappingProxyType(annotations))
+
+
+def _hash(pod: Pod) -> str:
+    """Return what differs when the file does: another spec is another pod, whose UID is another."""
+    told = [pod.uid, sorted(pod.labels.items()), sorted(pod.annotations.items())]
+    return sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
 def mirror(pod: Pod, *, node: str, node_uid: str, seen: datetime) -> dict[str, Any]:
@@ -48,4 +56,5 @@ def mirror(pod: Pod, *, node: str, node_uid: str, seen: datetime) -> dict[str, A
 def shows(present: ClusterPod, pod: Pod) -> bool:
     """Tell whether a mirror shows a static pod as it is now."""
     right = (present.namespace, present.name) == (pod.namespace, pod.name)
-    return right and present.mirror == pod.uid and present.deletion_time is None
+    same = present.annotations.get(CONFIG_HASH) == pod.annotations.get(CONFIG_HASH)
+    return right and same and present.mirror == pod.uid and present.deletion_time is None
