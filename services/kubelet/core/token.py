@@ -1,7 +1,9 @@
 """Tokens of service accounts: when they are renewed, and what stands in them. Pure.
 
 Source: the kubelet's token manager: renewed at 80 % of the life or after 24 hours, with
-a jitter of up to 10 s. The signature is not looked at: whoever takes a token does that.
+a jitter of up to 10 s. A token that an API server makes good for a year, for clients that
+read it once, says by `warnafter` what its life is. The signature is not looked at: whoever
+takes a token does that.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ _RENEW_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """When a token was issued and when it ends, in seconds since 1970; and for whom it is."""
+    """When a token was issued and when it ends, in seconds since 1970; and for whom it is.
+
+    It is renewed as if it ended at `warn_after`, where that is not 0.
+    """
 
     issued: float
     expires: float
     audiences: tuple[str, ...] = ()
+    warn_after: float = 0.0
 
 
 def read_life(text: str) -> Life | None:
@@ -31,14 +37,17 @@ def read_life(text: str) -> Life | None:
         claims = json.loads(urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
         audience = claims.get("aud", [])
         audiences = [audience] if isinstance(audience, str) else list(map(str, audience))
-        return Life(float(claims["iat"]), float(claims["exp"]), tuple(audiences))
+        bound = claims.get("kubernetes.io", {})
+        warn_after = float(bound.get("warnafter") or 0)
+        return Life(float(claims["iat"]), float(claims["exp"]), tuple(audiences), warn_after)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
 
 
 def renew_at(life: Life, jitter: float) -> float:
     """Return when a token is renewed; `jitter` from 0 to 1 spreads those of many pods."""
-    due = min(life.issued + _RENEW_SHARE * (life.expires - life.issued), life.issued + RENEW_SECONDS)
+    end = life.warn_after or life.expires
+    due = min(life.issued + _RENEW_SHARE * (end - life.issued), life.issued + RENEW_SECONDS)
     return due - JITTER_SECONDS * jitter
 
 

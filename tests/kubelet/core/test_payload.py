@@ -223,6 +223,17 @@ def test_a_token_is_renewed_before_it_ends(seconds: int, jitter: float, expected
     assert not token.is_for(life, "you")
 
 
+def test_a_token_that_is_good_for_a_year_is_renewed_as_what_it_was_asked_for() -> None:
+    """An API server draws such tokens out for clients that never read them again, and counts those."""
+    year = 365 * 86400
+    text = _token(iat=1000, exp=1000 + year, aud="me", **{"kubernetes.io": {"warnafter": 1000 + 3607}})
+    life = token.read_life(text)
+
+    assert life is not None
+    assert life.expires == 1000 + year
+    assert token.renew_at(life, 0.0) == pytest.approx(1000 + 0.8 * 3607)
+
+
 @pytest.mark.parametrize(
     "text", ["", "a", "a.b.c", "a.!.c", _token(exp=1), _token(iat="x", exp=1), "e30.W10.c"]
 )
