@@ -101,6 +101,10 @@ class PodObjects(Protocol):
         """Return a fresh token of a service account."""
         ...
 
+    async def kept_token(self, request: TokenRequest) -> str:
+        """Return the token that was given last, while no fresh one is to be had; "" where there is none."""
+        ...
+
     async def root_certificates(self) -> str:
         """Return the PEM text of the authorities that pods trust for the API; empty where there is none."""
         ...

@@ -72,6 +72,7 @@ class FakeObjects:
         self.tokens: list[TokenRequest] = []
         self.token_text = "token-{number}"
         self.down = ""
+        self.kept = ""
 
     def put(self, value: ConfigMap | Secret) -> None:
         """Set an object, and tell of it."""
@@ -109,6 +110,10 @@ class FakeObjects:
         self.tokens.append(request)
         text = self.token_text.format(number=len(self.tokens))
         return Token(text, datetime(2100, 1, 1, tzinfo=UTC))
+
+    async def kept_token(self, request: TokenRequest) -> str:
+        """Return what a test says was kept."""
+        return self.kept
 
     async def root_certificates(self) -> str:
         """Return none."""

@@ -224,3 +224,27 @@ async def test_objects_are_followed_on_after_the_loop_was_restarted() -> None:
 
         assert found is not None
         assert found.data == {"key": "2"}
+
+
+async def test_tokens_are_kept_for_a_start_without_the_api_as_long_as_their_pod_is_there() -> None:
+    """A reboot takes those of volumes, which lie in memory."""
+    request = TokenRequest(a_pod(uid="u"), "default", "vault", 600)
+    async with objects(an_api_pod("web", "u")) as (world, made, pods):
+        token = await made.token(request)
+        await world.until(lambda: world.memory.objects)
+        again = ClusterObjects(world.api, world.memory, world.clock, bodies=lambda: pods, authority="PEM")
+        again.remember(dict(world.memory.objects), services_kept=False)
+
+        assert await again.kept_token(request) == ""
+        world.server.refuse(500, times=1000)
+        with pytest.raises(TripodError):
+            await again.config_map("default", "other")
+        assert await again.kept_token(request) == token.text
+        assert await again.kept_token(TokenRequest(a_pod(uid="v"), "default", "vault", 600)) == ""
+
+        async with world.running(again.run):
+            await world.clock.advance(1)
+            assert world.memory.objects
+            pods.clear()
+            again.look()
+            await world.until(lambda: not world.memory.objects)

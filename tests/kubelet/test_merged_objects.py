@@ -40,6 +40,10 @@ class Objects:
         """Return a token."""
         return Token(self.owner, datetime(2026, 1, 1, tzinfo=UTC))
 
+    async def kept_token(self, request: TokenRequest) -> str:
+        """Return a token."""
+        return self.owner
+
     async def root_certificates(self) -> str:
         """Return none."""
         return ""

@@ -356,3 +356,23 @@ async def test_a_token_that_cannot_be_renewed_is_asked_for_now_and_then(left: in
     await clock.advance(31)
     await volumes.refresh(pod)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("left", [600, -1])
+async def test_a_pod_comes_back_after_a_reboot_with_the_token_that_was_kept(left: int) -> None:
+    """Tokens lie in memory, and nearly every pod of a cluster has one; its API may be away."""
+    objects, pod, clock = FakeObjects(), a_pod(volumes=(TOKEN_VOLUME,)), FakeClock()
+    volumes, files, events = bring(objects, clock)
+    now = clock.now().timestamp()
+    objects.down = "the API is away"
+    with pytest.raises(TripodError):
+        await volumes.make(pod)
+    objects.kept = a_token(now - 3000, now + left)
+
+    await volumes.make(pod)
+
+    assert files.files[pod.uid, "token"]["token"].data.decode() == objects.kept
+    told = [
+        message for _, message in events.told if message.endswith("failed to fetch token: the API is away")
+    ]
+    assert len(told) == (0 if left > 0 else 1)

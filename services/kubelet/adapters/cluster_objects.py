@@ -3,7 +3,7 @@
 Each ConfigMap and Secret that a pod of this node names is watched by its name, which is all that
 a node may do, once for however many pods name it, and kept on disk for times without the API.
 What nobody names is asked for once. Services are watched and kept as a whole, for the variables that name
-them.
+them. Tokens are kept, too: those in volumes lie in memory, and are gone after a reboot.
 
 Source: the kubelet's `util/manager/watch_based_manager.go`, `token/token_manager.go`.
 """
@@ -34,6 +34,7 @@ from services.kubelet.ports import ClusterMemory, Token, TokenRequest
 
 V = TypeVar("V")
 log = get_logger(__name__)
+_TOKEN = "Token"  # a kind, no secret
 _RESOURCES = {"ConfigMap": CONFIG_MAPS, "Secret": SECRETS}
 # How long a container's start waits for the API; then it is tried again.
 _WAIT_SECONDS = 10.0
@@ -90,6 +91,7 @@ class ClusterObjects:
         self._watched: dict[ObjectKey, tuple[_Watched, asyncio.Task[None]]] = {}
         self._kept_services: dict[ObjectKey, Service] = {}
         self._services_kept = False
+        self._tokens: dict[ObjectKey, str] = {}
         self._dirty: set[ObjectKey] = set()
         self._dirty_services: dict[ObjectKey, Json | None] = {}
         self._wake = asyncio.Event()
@@ -101,7 +103,8 @@ class ClusterObjects:
     def remember(self, kept: Mapping[ObjectKey, Json], *, services_kept: bool) -> None:
         """Take what a run before has kept; `services_kept` says whether all services are among it."""
         self._services_kept = services_kept
-        self._kept = {key: body for key, body in kept.items() if key.kind != "Service"}
+        self._kept = {key: body for key, body in kept.items() if key.kind in _RESOURCES}
+        self._tokens = {key: str(body["token"]) for key, body in kept.items() if key.kind == _TOKEN}
         services = [kube_objects.read_service(body) for key, body in kept.items() if key.kind == "Service"]
         self._kept_services = {service.key: service for service in services}
 
@@ -139,6 +142,10 @@ class ClusterObjects:
             self._kept.pop(key, None)
             self._changes.delete(str(key))
             self._dirty.add(key)
+        uids = {str(body["metadata"]["uid"]) for body in self._bodies()}
+        for key in [key for key in self._tokens if key.name.partition("/")[0] not in uids]:
+            del self._tokens[key]
+            self._dirty.add(key)
 
     def _moved(self, watched: _Watched) -> None:
         self._dirty.add(watched.key)
@@ -164,10 +171,15 @@ class ClusterObjects:
     async def _keep(self) -> None:
         while self._dirty or self._dirty_services:
             bodies, self._dirty_services = self._dirty_services, {}
-            watched = {key: self._watched.get(key) for key in self._dirty}
+            bodies |= {key: self._present(key) for key in self._dirty}
             self._dirty.clear()
-            bodies |= {key: entry[0].body if entry else None for key, entry in watched.items()}
             await self._cache.keep_objects(bodies)
+
+    def _present(self, key: ObjectKey) -> Json | None:
+        """Return what is kept of a ConfigMap, a Secret or a token; None for one that is not."""
+        if key.kind == _TOKEN:
+            return {"token": self._tokens[key]} if key in self._tokens else None
+        return self._watched[key][0].body if key in self._watched else None
 
     async def config_map(self, namespace: str, name: str) -> ConfigMap | None:
         """Return a ConfigMap."""
@@ -245,7 +257,15 @@ class ClusterObjects:
             SERVICE_ACCOUNTS, pod.namespace, body, name=request.service_account, subresource="token"
         )
         status = answer["status"]
+        key = _token_key(request)
+        self._tokens[key] = status["token"]
+        self._dirty.add(key)
+        self._wake.set()
         return Token(status["token"], datetime.fromisoformat(status["expirationTimestamp"]))
+
+    async def kept_token(self, request: TokenRequest) -> str:
+        """Return the token that the API gave last, while it does not answer."""
+        return self._tokens.get(_token_key(request), "") if self._api.fault() else ""
 
     async def root_certificates(self) -> str:
         """Return the authorities of the API server."""
@@ -256,6 +276,11 @@ class ClusterObjects:
         async for change in self._changes.watch(self._changes.revision, self._changes.run_id):
             if isinstance(change, Upserted):
                 yield change.value
+
+
+def _token_key(request: TokenRequest) -> ObjectKey:
+    pod = request.pod
+    return ObjectKey(_TOKEN, pod.namespace, f"{pod.uid}/{request.service_account}/{request.audience}")
 
 
 def _as_it_is(body: Json) -> Json:

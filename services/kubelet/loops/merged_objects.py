@@ -50,6 +50,11 @@ class MergedObjects:
         own = self._static.pod(request.pod.uid) is not None
         return await (self._local if own else self._cluster).token(request)
 
+    async def kept_token(self, request: TokenRequest) -> str:
+        """Return the token of a pod of the API that was given last."""
+        own = self._static.pod(request.pod.uid) is not None
+        return await (self._local if own else self._cluster).kept_token(request)
+
     async def root_certificates(self) -> str:
         """Return the authorities of the API server."""
         return await self._cluster.root_certificates()

@@ -138,13 +138,16 @@ class PodVolumes:
         try:
             fresh = await self._objects.token(request)
         except TripodError as error:
-            life = token.read_life(old)
-            if old:
-                self._of(pod).tokens[volume.name, wanted] = old, self._now() + _TOKEN_RETRY_SECONDS
+            why = _failed(volume, f"failed to fetch token: {error.message}")
+            text = old or await self._objects.kept_token(request)
+            if not text:
+                raise why from error
+            self._of(pod).tokens[volume.name, wanted] = text, self._now() + _TOKEN_RETRY_SECONDS
+            life = token.read_life(text)
             if life is None or life.expires <= self._now():
-                raise _failed(volume, f"failed to fetch token: {error.message}") from error
-            # The old one is good for a while.
-            return old
+                # It is good for nothing, and yet no reason to keep a pod from running.
+                self._events.emit(pod, "FailedMount", why.message, warning=True)
+            return text
         told = token.read_life(fresh.text)
         life = told or token.Life(self._now(), fresh.expires.timestamp())
         self._of(pod).tokens[volume.name, wanted] = fresh.text, token.renew_at(life, _jitter(pod))

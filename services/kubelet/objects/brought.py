@@ -49,6 +49,10 @@ class LocalObjects:
             )
         return await asyncio.to_thread(self._issuer.issue, request, account)
 
+    async def kept_token(self, request: TokenRequest) -> str:
+        """Return none: there are always fresh ones."""
+        return ""
+
     async def root_certificates(self) -> str:
         """Return nothing: a standalone node has no API for pods to trust."""
         return ""
