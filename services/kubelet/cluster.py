@@ -92,7 +92,7 @@ class Cluster:
         self._objects = ClusterObjects(
             self.api, self._cache, clock, bodies=self._pods.bodies, authority=_authority(access)
         )
-        self.runtime_classes = RuntimeClasses(self.api)
+        self.runtime_classes = RuntimeClasses(self.api, self._cache)
         self._reporter = StatusReporter(self.api, self._pods, statuses, clock)
         self.images = NodeImages(runtime, clock)
         self._registrar = NodeRegistrar(
@@ -138,6 +138,7 @@ class Cluster:
         kept = await self._cache.open()
         self._pods.remember(kept.pods)
         self._objects.remember(kept.objects, services_kept=SERVICES_KEPT in kept.facts)
+        self.runtime_classes.remember(kept.facts)
         self._set_cidr(kept.facts.get(_CIDR, ""))
 
     async def close(self) -> None:
