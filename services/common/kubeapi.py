@@ -104,12 +104,20 @@ class KubeApi:
                     yield _event(line, call)
 
     async def create(
-        self, resource: Resource, namespace: str, body: Json, *, name: str = "", subresource: str = ""
+        self,
+        resource: Resource,
+        namespace: str,
+        body: Json,
+        *,
+        name: str = "",
+        subresource: str = "",
+        seconds: float = CALL_SECONDS,
     ) -> Json:
         """Create an object, or post to a part of `name`. Returns it, or the server's answer."""
         what = f"{resource.plural}/{subresource}" if subresource else resource.plural
         path = resource.path(namespace, name, subresource)
-        return await self._transport.send(Call("POST", "create", path, what, body=json.dumps(body).encode()))
+        data = json.dumps(body).encode()
+        return await self._transport.send(Call("POST", "create", path, what, body=data, seconds=seconds))
 
     async def patch(
         self,

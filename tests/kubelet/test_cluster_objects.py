@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from services.common.clock import SystemClock
 from services.common.errors import Code, TripodError
+from services.common.kubeaccess import Access
+from services.common.kubeapi import KubeApi
+from services.kubelet.adapters import cluster_objects
 from services.kubelet.adapters.cluster_objects import SERVICES_KEPT, ClusterObjects
 from services.kubelet.core.model import ObjectKey
 from services.kubelet.ports import TokenRequest
 from tests.builders import a_pod
-from tests.kubelet.cluster_world import World, a_world, an_api_pod
+from tests.fakes.clock import FakeClock
+from tests.kubelet.cluster_world import FakeMemory, World, a_world, an_api_pod
 
 pytestmark = pytest.mark.asyncio
 KEY = ObjectKey("ConfigMap", "default", "settings")
@@ -248,3 +254,19 @@ async def test_tokens_are_kept_for_a_start_without_the_api_as_long_as_their_pod_
             pods.clear()
             again.look()
             await world.until(lambda: not world.memory.objects)
+
+
+async def test_a_pod_does_not_wait_long_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker does nothing else meanwhile, and a host that is gone says nothing at all."""
+    monkeypatch.setattr(cluster_objects, "_WAIT_SECONDS", 0.2)
+
+    server = socket.create_server(("127.0.0.1", 0))
+    api = KubeApi(Access(f"http://127.0.0.1:{server.getsockname()[1]}"), SystemClock(), agent="test/1")
+    made = ClusterObjects(api, FakeMemory(), FakeClock(), bodies=list, authority="PEM")
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(TripodError):
+                await made.token(TokenRequest(a_pod(), "default", "", 600))
+    finally:
+        await api.close()
+        server.close()

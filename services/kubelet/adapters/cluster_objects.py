@@ -254,7 +254,12 @@ class ClusterObjects:
         }
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         answer = await self._api.create(
-            SERVICE_ACCOUNTS, pod.namespace, body, name=request.service_account, subresource="token"
+            SERVICE_ACCOUNTS,
+            pod.namespace,
+            body,
+            name=request.service_account,
+            subresource="token",
+            seconds=_WAIT_SECONDS,
         )
         status = answer["status"]
         key = _token_key(request)
