@@ -252,4 +252,7 @@ async def _decoded(body: bytes, call: Call) -> Json:
 def _why(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "it did not answer in time"
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Its own text has the URL, and a proxy's has a password.
+        return f"{error.status} {error.message}"
     return str(error) or type(error).__name__

@@ -273,3 +273,29 @@ async def test_a_line_without_end_is_refused() -> None:
     """A peer cannot fill our memory."""
     with pytest.raises(ValueError):
         Lines(10).feed(b"x" * 11)
+
+
+async def test_the_password_of_a_proxy_is_told_to_nobody() -> None:
+    """What is said of a server goes to logs and conditions."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    access = Access("https://api.invalid", proxy=f"http://bob:hunter2@127.0.0.1:{port}", verify=False)
+    api = KubeApi(access, SystemClock(), agent="test/1")
+    try:
+        with pytest.raises(KubeApiError) as caught:
+            await api.get(PODS, "default", "web", seconds=0.1)
+        told = f"{caught.value.message} {api.fault()}"
+    finally:
+        await api.close()
+        proxy.close()
+
+    assert "407 Proxy Authentication Required" in told
+    assert "hunter2" not in told
