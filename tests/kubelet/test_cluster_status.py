@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from services.common import workqueue
 from services.common.watch import WatchHub
 from services.kubelet.core.model import PodUid
 from services.kubelet.core.status import PodCondition, PodPhase, PodStatus
@@ -145,3 +146,16 @@ async def test_nothing_is_kept_of_pods_that_are_gone() -> None:
         made.hub.delete(UID)
 
         await made.world.until(lambda: not made.reporter._answers and not made.reporter._turns)
+
+
+async def test_a_status_is_told_at_once_when_the_api_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it waits for its next try by then."""
+    monkeypatch.setattr(workqueue, "_FIRST_RETRY_SECONDS", 60.0)
+    async with reporting() as made:
+        await made.world.server.stop()
+        made.hub.upsert(UID, a_status())
+        await made.world.until(lambda: made.reporter._queue.next_seconds(UID))
+
+        await made.world.server.start()
+
+        await made.world.until(lambda: made.at_api().get("phase") == "Running")

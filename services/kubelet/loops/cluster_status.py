@@ -1,7 +1,8 @@
 """Tell a Kubernetes API server how its pods fare: one patch at a time for each, the newest status wins.
 
 A status that the API has already is not sent. One that cannot be sent is tried again, with
-back-off, until it is there or the pod is gone: nothing is lost, and nothing overtakes.
+back-off, or when an API that was away is back, until it is there or the pod is gone: nothing is
+lost, and nothing overtakes.
 
 Source: the kubelet's `status/status_manager.go`.
 """
@@ -49,6 +50,7 @@ class StatusReporter:
         """Report until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
+            group.create_task(self._catch_up())
             await self._queue.run(self._work, workers=_WORKERS)
 
     def look(self, uid: PodUid) -> None:
@@ -81,6 +83,13 @@ class StatusReporter:
                 # Too slow for the hub's queue: it tells the present ones again.
                 if error.code is not Code.ABORTED:
                     raise
+
+    async def _catch_up(self) -> None:
+        """Try all again at once when the API answers after it was silent."""
+        while True:
+            await self._api.recovery()
+            for uid in self._statuses.snapshot():
+                self._queue.add(uid)
 
     async def _work(self, key: str) -> None:
         uid = PodUid(key)
