@@ -252,3 +252,17 @@ async def test_a_lease_that_cannot_be_renewed_is_tried_five_times() -> None:
 
         assert not world.server.faults
         assert world.clock.monotonic() < 20
+
+
+async def test_a_lease_of_a_run_before_is_renewed_at_once() -> None:
+    """It may be about to end."""
+    async with a_world() as world:
+        meta = {"name": NODE, "namespace": "kube-node-lease"}
+        old = {"holderIdentity": NODE, "renewTime": "2025-01-01T00:00:00.000000Z"}
+        world.server.put("leases", {"metadata": meta, "spec": old})
+        made = Registering(world)
+        async with world.running(made.registrar.run):
+            await made.registrar.registered.wait()
+            await world.quiet(lambda: world.server.all("leases")[0]["spec"]["renewTime"] != old["renewTime"])
+
+        assert world.clock.monotonic() < 10

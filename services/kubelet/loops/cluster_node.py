@@ -175,29 +175,37 @@ class NodeRegistrar:
                 return
 
     async def _renew_once(self) -> None:
-        name, now = self._wanted.name, self._clock.now()
-        try:
-            if self._lease_made:
-                await self._api.patch(
-                    LEASES,
-                    LEASE_NAMESPACE,
-                    name,
-                    kube_node.renewal(name, now),
-                    kind=PatchType.MERGE,
-                    seconds=_RENEW_CALL_SECONDS,
-                    tries=1,
-                )
-                return
-        except KubeApiError as error:
-            if not error.absent:
-                raise
+        if self._lease_made and await self._patch_lease():
+            return
         self._lease_made = False
         try:
-            await self._api.create(LEASES, LEASE_NAMESPACE, kube_node.lease(name, self.uid, now))
+            lease = kube_node.lease(self._wanted.name, self.uid, self._clock.now())
+            await self._api.create(LEASES, LEASE_NAMESPACE, lease)
         except KubeApiError as error:
             if error.reason != "ALREADY_EXISTS":
                 raise
+            # That of a run before may be about to end.
+            await self._patch_lease()
         self._lease_made = True
+
+    async def _patch_lease(self) -> bool:
+        """Renew the lease that is there; tells whether it is."""
+        name = self._wanted.name
+        try:
+            await self._api.patch(
+                LEASES,
+                LEASE_NAMESPACE,
+                name,
+                kube_node.renewal(name, self._clock.now()),
+                kind=PatchType.MERGE,
+                seconds=_RENEW_CALL_SECONDS,
+                tries=1,
+            )
+        except KubeApiError as error:
+            if not error.absent:
+                raise
+            return False
+        return True
 
     async def _keep_status(self) -> None:
         began = self._clock.monotonic()
