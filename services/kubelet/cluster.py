@@ -112,6 +112,7 @@ class Cluster:
         self._pods.on_mirror = self._mirrors.look
         self._pods.on_report = self._reporter.report
         self._pods.on_refused = self._tell_refusal
+        self._pods.node_known = self._registrar.registered.wait
         self._registrar.on_node = self._learn_node
         self._registrar.on_event = self._events.tell_node
 

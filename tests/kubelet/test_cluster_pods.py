@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -315,3 +316,25 @@ async def test_nothing_is_kept_of_pods_that_are_gone() -> None:
 
         assert not source.received_ns(PodUid("u-m"))
         assert not source.received_ns(PodUid("u-a"))
+
+
+async def test_no_pod_is_judged_before_the_node_is_known() -> None:
+    """Its labels and taints are the API's; what was accepted before does not wait for them for ever."""
+    async with a_world() as world:
+        world.server.put("pods", an_api_pod("a", "u-a"))
+        first = a_source(world)
+        async with world.running(first.run):
+            await world.until(first.certain)
+        world.server.put("pods", an_api_pod("b", "u-b"))
+        known = asyncio.Event()
+        admission = Admission()
+        source = a_source(world, admission)
+        source.node_known = known.wait
+        source.remember(dict(world.memory.pods))
+        async with world.running(source.run):
+            await world.until(lambda: source.pod(PodUid("u-a")))
+            assert (admission.asked, source.certain()) == ([], False)
+
+            known.set()
+            await world.until(lambda: source.pod(PodUid("u-b")))
+            assert admission.asked == ["b"]

@@ -1,6 +1,7 @@
 """The pods that a Kubernetes API server has bound to this node. Implements `PodSource`.
 
 - A pod is kept on disk before anyone works on it, so that it comes back without the API.
+- None is listed before our Node is known: a refusal by the wrong labels would be final.
 - One with a field that we cannot honour, or that the node cannot take, is not run: it has failed,
   and its status says why.
 - One that the API says has ended, and that never ran here, is not run again.
@@ -70,6 +71,8 @@ class ClusterPods:
         self.on_mirror: Callable[[], None] = lambda: None
         self.on_report: Report = _tell_nobody
         self.on_refused: Callable[[Pod, Refused], None] = lambda pod, why: None
+        # Returns once the Node is known, whose labels and taints decide what it takes.
+        self.node_known: Callable[[], Awaitable[object]] = _known_already
         self._known: dict[PodUid, ClusterPod] = {}
         self._mirrors: dict[PodUid, ClusterPod] = {}
         self._refused: dict[PodUid, Refused] = {}
@@ -168,10 +171,14 @@ class ClusterPods:
     async def run(self) -> None:
         """Follow the API until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.reflector.run())
+            group.create_task(self._follow())
             group.create_task(self._farewells.run(self._say_farewell, workers=_FAREWELLS))
             group.create_task(self._release_in_time())
             await self._take_all()
+
+    async def _follow(self) -> None:
+        await self.node_known()
+        await self.reflector.run()
 
     def received_ns(self, uid: PodUid) -> int:
         """Return when the API told of a pod, in nanoseconds; 0 for one of a run before."""
@@ -372,3 +379,7 @@ def _age(change: Change[ClusterPod]) -> str:
 
 async def _tell_nobody(uid: PodUid) -> None:
     del uid
+
+
+async def _known_already() -> None:
+    return
