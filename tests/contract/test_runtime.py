@@ -307,3 +307,23 @@ async def test_images_are_found_and_a_pull_that_fails_is_explained(runtime: Runt
     (found,) = (image for image in listed.values() if any(IMAGE in name for name in image.names))
     assert found.size_bytes > 0
     assert "registry.invalid/x:1" in caught.value.message
+
+
+async def test_nothing_is_remembered_of_pods_that_were_removed(tmp_path: Path) -> None:
+    """The last look at a pod is before its end, and none comes after it."""
+    async with served(tmp_path) as runtime:
+        wanted = pod()
+        first = await sandbox(runtime, wanted)
+        await container(runtime, wanted, first)
+        await runtime.stop_sandbox(first)
+        second = await sandbox(runtime, wanted, attempt=1)
+        await runtime.observe(wanted.uid)
+        assert isinstance(runtime, CriRuntime)
+
+        await runtime.stop_sandbox(second)
+        await runtime.remove_sandbox(second)
+        assert runtime._known[wanted.uid][0] == {first}
+        await runtime.remove_sandbox(first)
+
+        assert runtime._known == {}
+        assert not (await runtime.observe(wanted.uid)).sandboxes

@@ -200,6 +200,16 @@ class CriRuntime:
         """Remove a sandbox and its containers."""
         request = pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox)
         await self._call(self._runtime.RemovePodSandbox, request, seconds=_CREATE_SECONDS)
+        self._expect_no_more(sandbox)
+
+    def _expect_no_more(self, sandbox: SandboxId) -> None:
+        """Forget a sandbox, and with the last of a pod the pod: nobody looks at it again."""
+        for uid, (sandboxes, containers) in self._known.items():
+            if sandbox in sandboxes:
+                self._known[uid] = (sandboxes - {sandbox}, containers)
+                if sandboxes == {sandbox}:
+                    del self._known[uid]
+                return
 
     async def image_present(self, image: str) -> bool:
         """Tell whether an image is there."""
