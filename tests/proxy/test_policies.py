@@ -150,6 +150,23 @@ def test_source_ranges_guard_a_balancers_address_alone(
     assert sent(made, source, destination).fate is fate
 
 
+@pytest.mark.parametrize(
+    ("ranges", "allowed"),
+    [
+        pytest.param(("10.0.0.0/8", "10.1.0.0/16"), {"10.0.0.0/8"}, id="a-range-in-another"),
+        pytest.param(
+            ("203.0.113.0/24", "192.0.2.0/24"), {"203.0.113.0/24", "192.0.2.0/24"}, id="the-address"
+        ),
+        pytest.param(("10.0.0.0/24", "10.0.1.0/24"), {"10.0.0.0/23"}, id="neighbours"),
+    ],
+)
+def test_no_source_is_let_in_twice(ranges: tuple[str, ...], allowed: set[str]) -> None:
+    """The kernel takes no ranges that overlap, and one service's would keep all others' rules out."""
+    made = rules(replace(WEB, source_ranges=ranges))
+
+    assert {source for *_, source in made.allowed} == allowed
+
+
 def test_only_a_sticky_service_has_chains_of_its_own() -> None:
     """And each of its ports one group, whatever address leads there."""
     sticky = replace(WEB, affinity_seconds=60)

@@ -19,7 +19,7 @@ import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import NamedTuple
 
 from services.proxy.core import ways
@@ -97,12 +97,13 @@ def _sources(service: Service, address: str, around: Surroundings) -> tuple[str,
     """Return who may use a load balancer's address.
 
     Where this node may, the address itself may: a packet that the node sends there has it as its
-    source, if the load balancer gave the address to the node.
+    source, if the load balancer gave the address to the node. No range is within another: the kernel
+    takes none that overlap, and would refuse everybody's rules.
     """
     ranges = [IPv4Network(text) for text in service.source_ranges]
     if any(IPv4Address(node) in one for node in around.addresses for one in ranges):
         ranges.append(IPv4Network(address))
-    return tuple(sorted({str(one) for one in ranges}))
+    return tuple(map(str, collapse_addresses(ranges)))
 
 
 def _leads(service: Service, port: PortDecision, around: Surroundings) -> tuple[Lead, Lead, list[Stick]]:
