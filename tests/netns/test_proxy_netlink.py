@@ -49,7 +49,7 @@ add rule ip t refuse ip daddr @cluster-ips meta l4proto tcp reject with tcp rese
 add rule ip t refuse ip daddr @cluster-ips reject
 add rule ip t nat-prerouting jump services
 add rule ip t nat-output jump services
-add rule ip t nat-postrouting ip saddr . ip daddr @hairpins masquerade
+add rule ip t nat-postrouting ct status dnat ip saddr . ip daddr @hairpins masquerade
 add rule ip t filter-input ct state new jump refuse
 add rule ip t filter-forward ct state new jump refuse
 add rule ip t filter-output ct state new jump refuse
@@ -208,6 +208,19 @@ async def main():
 asyncio.run(main())
 """
 )
+# A host with two addresses, the second of which is an endpoint and is asked itself.
+DIRECT = (
+    BEGIN
+    + """
+import socket
+place = ("10.2.0.1", "tcp", 80)
+have = Ruleset({(*place, 0): ("192.0.2.2", 80)}, {place: 1}, hairpins={"192.0.2.2"}, chains={1})
+asyncio.run(kernel.rewrite(have))
+with socket.create_server(("192.0.2.2", 80)) as server:
+    with socket.create_connection(("192.0.2.2", 80), 5) as asked, server.accept()[0] as taken:
+        assert taken.getpeername() == asked.getsockname(), (taken.getpeername(), asked.getsockname())
+"""
+)
 
 
 def within(script: str) -> str:
@@ -255,3 +268,13 @@ def test_a_new_table_is_made_to_the_end_though_some_steps_have_nothing_to_do() -
 def test_the_kernel_does_all_of_a_change_or_nothing() -> None:
     """And what it refuses is named."""
     within(python(REFUSE))
+
+
+def test_what_a_host_sends_to_its_own_address_keeps_its_source() -> None:
+    """Though the address is an endpoint, too: only what a service led there is masqueraded."""
+    links = "".join(
+        f"ip link add v{i} type veth peer name w{i}; ip link set v{i} up; ip link set w{i} up; "
+        f"ip addr add 192.0.2.{i}/32 dev v{i}; "
+        for i in (1, 2)
+    )
+    within(f"ip link set lo up; {links} {python(DIRECT)}")

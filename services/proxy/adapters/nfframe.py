@@ -216,7 +216,8 @@ FRAME: Mapping[str, Chain] = {
     "nat-output": Chain(_TO_SERVICES, Hook("nat", 3, -100)),
     "nat-postrouting": Chain(
         [
-            _PAIR + _lookup("hairpins") + _MASQUERADE,
+            # Only what we sent there: what a host sends to an address of its own keeps its source.
+            _IS_TRANSLATED + _PAIR + _lookup("hairpins") + _MASQUERADE,
             _IS_TRANSLATED + _ORIGINAL_PLACE + _lookup("masquerades", _VERDICT),
         ],
         Hook("nat", 4, 100),
