@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.proxy.core import slices
+from services.proxy.core import health, slices
 from services.proxy.core.model import PortDecision, Protocol, Service, ServicePort
 from services.proxy.core.slices import Here, Slice, SliceEndpoint, SlicePort
 
@@ -164,3 +164,21 @@ def test_a_hint_that_excludes_is_told() -> None:
         "HintedElsewhere",
         "it is ready, but its hints name zone zone-b",
     )
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "count"),
+    [
+        pytest.param([an_endpoint(1, **NEAR), an_endpoint(2, **NEAR), an_endpoint(3)], 2, id="those-here"),
+        pytest.param([an_endpoint(1, **NEAR), an_endpoint(2, **NEAR, **STOPPING)], 1, id="one-stops"),
+        pytest.param([an_endpoint(1, **NEAR, **STOPPING)], 0, id="the-last-stops-and-still-serves"),
+        pytest.param([an_endpoint(1, **NEAR, **STOPPING), an_endpoint(2)], 0, id="others-are-elsewhere"),
+    ],
+)
+def test_a_load_balancer_is_told_of_ready_endpoints_alone(endpoints: list[SliceEndpoint], count: int) -> None:
+    """It sends elsewhere while the last one here stops, which serves what comes until then."""
+    balanced = replace(WEB, external_local=True, health_port=32000)
+    decision = slices.decide(balanced, [a_slice(*endpoints)], HERE)
+
+    assert health.ports([decision])[32000].count == count
+    assert len(decision.ports[0].used_here()) >= count

@@ -48,7 +48,7 @@ def proxy_answer(
 
 @dataclass(frozen=True, slots=True)
 class PortHealth:
-    """A service with a health check port, and how many of its endpoints here get traffic."""
+    """A service with a health check port, and how many of its endpoints here are ready."""
 
     namespace: str
     name: str
@@ -67,8 +67,13 @@ def ports(decisions: Iterable[Decision]) -> dict[int, PortHealth]:
 
 
 def _here(decision: Decision) -> int:
-    """Count endpoints once, however many ports they serve."""
-    return len({(e.address, e.pod_uid) for port in decision.ports for e in port.used_here()})
+    """Count endpoints once, however many ports they serve.
+
+    Those that stop are not among them, though the last of them gets traffic still: a load balancer is to
+    send elsewhere meanwhile (KEP-1669).
+    """
+    used = [e for port in decision.ports for e in port.used_here()]
+    return len({(e.address, e.pod_uid) for e in used if e.ready})
 
 
 def no_local_endpoints(decision: Decision) -> Iterator[str]:
