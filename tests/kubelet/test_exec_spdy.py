@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,10 +14,14 @@ import pytest
 from services.common.spdy.connection import Connection, StreamOpened
 from services.kubelet.adapters.exec_spdy import PROTOCOL, SpdyExec, open_exec_spdy
 from services.kubelet.adapters.exec_stream import ExecChannel, ExecStreamError
+from services.kubelet.adapters.port_forward import open_port
 from services.kubelet.core.stream_options import Streams
 from tests.kubelet.cri.streaming.test_streaming_server import run, serving
 
 pytestmark = pytest.mark.asyncio
+UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
+Act = Callable[[], Awaitable[None]]
+Write = Callable[[bytes], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -75,6 +79,52 @@ async def test_closing_ends_a_command_that_still_runs() -> None:
         _ = client.exit_code
 
 
+@asynccontextmanager
+async def deaf() -> AsyncIterator[str]:
+    """A server that upgrades and then reads nothing; yields its URL."""
+    over = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(UPGRADED)
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/exec/secret-token"
+        over.set()
+
+
+async def a_command(url: str) -> tuple[Write, Act]:
+    """Connect to a command; return how to write to it and how to close it."""
+    client = await open_exec_spdy(url, Streams(stdin=True))
+    return client.write_stdin, client.close
+
+
+async def a_port(url: str) -> tuple[Write, Act]:
+    """The same for a port of a pod."""
+    port = await open_port(url, 80)
+    return port.write, port.close
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("connect", [a_command, a_port])
+async def test_closing_waits_for_no_server_that_reads_no_more(
+    connect: Callable[[str], Awaitable[tuple[Write, Act]]],
+) -> None:
+    """A program that does not read its input must not keep the caller's connection for ever."""
+    async with deaf() as url:
+        write, close = await connect(url)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await write(b"x" * (64 << 20))
+        async with asyncio.timeout(10) as limit:
+            await close()
+            await close()
+        assert not limit.expired()
+
+
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
@@ -97,8 +147,7 @@ async def test_a_server_that_refuses_is_told_without_the_token(answer: bytes, to
 
 async def test_a_connection_that_ends_without_a_status_is_an_error() -> None:
     """Output that was cut must not pass for a command that ended well."""
-    head = b"HTTP/1.1 101 Switching Protocols\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
-    async with answering(head) as url:
+    async with answering(UPGRADED) as url:
         async with await open_exec_spdy(url, Streams(stdin=True)) as client:
             with pytest.raises(ExecStreamError) as caught:
                 _ = [item async for item in client]

@@ -10,6 +10,7 @@ without reading the answers is bounded too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Mapping
 from typing import Final, TypeVar
 
@@ -131,7 +132,7 @@ class Multiplexer:
                 result = await body
                 self._connection.go_away()
                 self._output.set()
-                await self.flush()
+                await self._flush_last()
                 for loop in loops:
                     loop.cancel()
         except BaseExceptionGroup as errors:
@@ -158,6 +159,12 @@ class Multiplexer:
         """Wait until all that was sent lies on the wire."""
         while self._connection.pending_bytes or self._sending:
             await self._turn.wait()
+
+    async def _flush_last(self) -> None:
+        """Flush; a client does not wait for long: a server that reads no more would never let it go."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS if self._client else None):
+                await self.flush()
 
     async def ping(self) -> None:
         """Ask whether the peer is there; the answer counts as no activity."""

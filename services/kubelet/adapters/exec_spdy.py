@@ -51,7 +51,7 @@ class SpdyExec:
         # Two outputs at most wait here, so output that is not iterated stops the command.
         self._output: asyncio.Queue[tuple[ExecChannel, bytes]] = asyncio.Queue(1)
         self._streams = {kind: link.open({"streamtype": kind}) for kind in _kinds(streams)}
-        self._tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(link.serve(self._closing.wait()))]  # noqa: TID251  # ended in `close`
+        self._tasks: list[asyncio.Future[object]] = [asyncio.ensure_future(self._serve(link))]  # noqa: TID251  # ended in `close`
         self._exit_code: int | None = None
 
     @classmethod
@@ -65,6 +65,11 @@ class SpdyExec:
         if self._exit_code is None:
             raise broken("the command has not ended")
         return self._exit_code
+
+    async def _serve(self, link: Multiplexer) -> None:
+        """Run the connection until `close`; that the server went shows in the streams."""
+        with contextlib.suppress(PeerGoneError):
+            await link.serve(self._closing.wait())
 
     async def __aiter__(self) -> AsyncIterator[tuple[ExecChannel, bytes]]:
         """Yield (STDOUT or STDERR, bytes) until the command has ended; then `exit_code` is known."""
@@ -130,9 +135,10 @@ class SpdyExec:
         self._closing.set()
         for task in self._tasks[1:]:
             task.cancel()
-        with contextlib.suppress(PeerGoneError, asyncio.CancelledError):
-            await self._tasks[0]
-        self._wire.abort()
+        try:
+            await asyncio.wait(self._tasks[:1])
+        finally:
+            self._wire.abort()
 
     async def __aenter__(self) -> SpdyExec:
         return self

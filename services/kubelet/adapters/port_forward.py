@@ -33,7 +33,12 @@ class ForwardedPort:
         self._error = link.open({"streamtype": "error", **headers})
         self._error.end()
         self._data = link.open({"streamtype": "data", **headers})
-        self._served = asyncio.ensure_future(link.serve(self._closing.wait()))  # noqa: TID251  # ended in `close`
+        self._served = asyncio.ensure_future(self._serve(link))  # noqa: TID251  # ended in `close`
+
+    async def _serve(self, link: Multiplexer) -> None:
+        """Run the connection until `close`; that the server went shows in the streams."""
+        with contextlib.suppress(PeerGoneError):
+            await link.serve(self._closing.wait())
 
     async def read(self) -> bytes:
         """Return what the program sent; b"" at its end. Raises `KubeletError` PORT_FORWARD_FAILED."""
@@ -70,9 +75,10 @@ class ForwardedPort:
     async def close(self) -> None:
         """End the connection. May be repeated."""
         self._closing.set()
-        with contextlib.suppress(PeerGoneError, asyncio.CancelledError):
-            await self._served
-        self._wire.abort()
+        try:
+            await asyncio.wait({self._served})
+        finally:
+            self._wire.abort()
 
 
 async def open_port(url: str, port: int) -> ForwardedPort:
