@@ -138,8 +138,8 @@ async def serve_tunnel(
 ) -> web.StreamResponse:
     """Serve SPDY's bytes, as they are, in messages."""
     socket = websocket_answer(protocol)
-    await socket.prepare(http)
     try:
+        await socket.prepare(http)
         await pump_both(WebSocketWire(socket), runtime, clock)
     finally:
         runtime.abort()

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from services.common.remotecommand.negotiation import TUNNEL
 from services.kubelet.core.stream_options import Streams
 from tests.kubelet.cri.streaming.spdy_client import V4, opened, read_all, spdy, tunnel, upgraded
 from tests.kubelet.cri.streaming.test_streaming_server import eventually, raw
@@ -329,3 +330,15 @@ async def test_a_gigabyte_through_the_port_needs_no_memory(tmp_path: Path) -> No
     assert count == 1 << 30
     assert status["status"] == "Success"
     assert grown < 64 << 10
+
+
+async def test_a_websocket_that_cannot_begin_leaves_nothing_at_the_runtime(tmp_path: Path) -> None:
+    """Its tunnel was open there before the client's headers were found to be no WebSocket's."""
+    async with old_runtime(tmp_path) as (port, url), asyncio.timeout(30):
+        headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Protocol": TUNNEL}
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{url}/portForward/default/web", headers=headers) as answer:
+                status = answer.status
+        await eventually(lambda: port.runtime.server.session_count == 0)
+
+    assert status == 400
