@@ -425,7 +425,14 @@ def test_streams_that_are_cut_and_history_that_is_gone_lose_nothing(served: Lab)
     lead_to(served, "a2", "a3")
 
 
-def test_routes_are_put_back_and_foreign_ones_left(served: Lab) -> None:
+@pytest.mark.parametrize(
+    ("foreign", "told"),
+    [
+        ("10.77.1.0/24 via 192.0.2.2", "10.77.1.0/24 via 192.0.2.2 (protocol 4)"),
+        ("blackhole 10.77.1.0/24", "10.77.1.0/24 (protocol 4)"),
+    ],
+)
+def test_routes_are_put_back_and_foreign_ones_left(served: Lab, foreign: str, told: str) -> None:
     """One that somebody removed comes back at once; one of another program is told, not replaced."""
     eventually(lambda: served.routes("a"))
     served.run("a", "ip", "route", "del", "10.77.1.0/24")
@@ -433,11 +440,11 @@ def test_routes_are_put_back_and_foreign_ones_left(served: Lab) -> None:
 
     served.tell({"remove": ["nodes", "", "b"]})
     eventually(lambda: not served.routes("a"))
-    served.run("a", "ip", "route", "add", "10.77.1.0/24", "via", NODES["b"], "proto", "static")
+    served.run("a", "ip", "route", "add", *foreign.split(), "proto", "static")
     served.put("nodes", a_node("b", 1, NODES["b"]))
-    eventually(lambda: "another program's route is there" in served.log("a"))
+    eventually(lambda: f"another program's route is there: {told}" in served.log("a"))
     assert not served.routes("a")
-    served.run("a", "ip", "route", "del", "10.77.1.0/24", "proto", "static")
+    served.run("a", "ip", "route", "del", *foreign.split(), "proto", "static")
     eventually(lambda: served.routes("a"))
 
 

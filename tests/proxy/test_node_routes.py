@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from services.common.clock import SystemClock
 from services.proxy.core.audit import Audited, Finding, audit_routes
 from services.proxy.core.cluster import Node
 from services.proxy.core.routes import PROTOCOL, FoundRoute, RoutePlan, plan
 from services.proxy.errors import KernelRefusedError
 from services.proxy.loops import routes
+from services.proxy.loops.routes import RouteSync
 
 OWN = Node("a", ("10.1.0.0/24",), "192.0.2.1")
 OTHER = Node("b", ("10.1.1.0/24",), "192.0.2.2")
@@ -137,3 +140,52 @@ async def test_routes_that_cannot_be_listed_are_told_as_such() -> None:
     assert made == Audited(
         unavailable={"route": "The kernel refused the rules: list of routes: No buffer space available"}
     )
+
+
+class MemoryRoutes:
+    """Routes in memory, of which one network is refused. Obeys `Routes`."""
+
+    def __init__(self, refused: str) -> None:
+        self.refused = refused
+        self.have: dict[str, str] = {}
+        self.asked = asyncio.Event()
+
+    async def list(self) -> list[FoundRoute]:
+        """Return what there is."""
+        return [FoundRoute(network, gateway, PROTOCOL) for network, gateway in self.have.items()]
+
+    async def put(self, network: str, gateway: str, *, replace: bool) -> None:
+        """Add a route."""
+        if network == self.refused:
+            self.asked.set()
+            raise KernelRefusedError("File exists")
+        self.have[network] = gateway
+
+    async def remove(self, network: str, gateway: str) -> None:
+        """Remove a route."""
+        self.have.pop(network, None)
+
+    async def reach(self, address: str) -> str:
+        """Every node is on our link."""
+        return ""
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Nobody else changes them."""
+        yield None
+
+
+def test_a_route_that_is_refused_keeps_no_other_away() -> None:
+    """The next node's pods are reached all the same."""
+    nodes = [OWN, OTHER, Node("c", ("10.1.2.0/24",), "192.0.2.3")]
+
+    async def written() -> dict[str, str]:
+        kernel = MemoryRoutes("10.1.1.0/24")
+        sync = RouteSync(kernel, own_name="a", nodes=lambda: nodes, wanted=lambda: True, clock=SystemClock())
+        sync.touched()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            running = group.create_task(sync.run())
+            await kernel.asked.wait()
+            running.cancel()
+        return kernel.have
+
+    assert asyncio.run(written()) == {"10.1.2.0/24": "192.0.2.3"}

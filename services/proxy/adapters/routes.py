@@ -38,7 +38,10 @@ class KernelRoutes:
     """Opens a socket for each call: nodes seldom come and go."""
 
     async def list(self) -> list[FoundRoute]:
-        """Return the IPv4 routes of the main table. Raises `KernelRefusedError`."""
+        """Return the IPv4 routes of the main table, those that lead nowhere (blackhole), too.
+
+        Raises `KernelRefusedError`.
+        """
         try:
             return await asyncio.to_thread(_list)
         except OSError as error:
@@ -76,10 +79,10 @@ class KernelRoutes:
 def _list() -> list[FoundRoute]:
     found: list[FoundRoute] = []
     for body in _ask(_GET, _DUMP, _route(0, 0)):
-        _, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
+        _, length, _, _, table, protocol, *_ = _ROUTE.unpack_from(body)
         inner = attributes(body[_ROUTE.size :])
         table = int.from_bytes(inner[_TABLE], "little") if _TABLE in inner else table
-        if table != _MAIN or kind != _UNICAST:
+        if table != _MAIN:
             continue
         network = IPv4Network((inner.get(_DESTINATION, bytes(4)), length))
         found.append(FoundRoute(str(network), _text(inner, _GATEWAY), protocol))

@@ -21,7 +21,7 @@ PROTOCOL = 84
 
 @dataclass(frozen=True, slots=True)
 class FoundRoute:
-    """A route of the main table; `gateway` is empty for a network on a link."""
+    """A route of the main table; `gateway` is empty for a network on a link, or one that leads nowhere."""
 
     network: str
     gateway: str

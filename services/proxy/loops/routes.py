@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from services.common import failpoints
 from services.common.clock import Clock
@@ -96,12 +96,14 @@ class RouteSync:
         return await audit(self._kernel, nodes, self._own_name)
 
     async def _write(self, plan: RoutePlan) -> None:
-        for network, gateway in plan.remove.items():
-            await self._kernel.remove(network, gateway)
-        for network, gateway in plan.replace.items():
-            await self._kernel.put(network, gateway, replace=True)
-        for network, gateway in plan.add.items():
-            await self._kernel.put(network, gateway, replace=False)
+        """Write all that the kernel takes. Raises its first refusal, which keeps no other route away."""
+        refusals = [
+            *[await _refusal(self._kernel.remove(*route)) for route in plan.remove.items()],
+            *[await _refusal(self._kernel.put(*route, replace=True)) for route in plan.replace.items()],
+            *[await _refusal(self._kernel.put(*route, replace=False)) for route in plan.add.items()],
+        ]
+        for refusal in filter(None, refusals):
+            raise refusal
 
     def _tell(self, faults: Mapping[str, str]) -> None:
         for name, fault in faults.items():
@@ -126,6 +128,14 @@ async def audit(kernel: Routes, nodes: Collection[Node], own_name: str) -> Audit
     except TripodError as error:
         return Audited(unavailable={"route": error.message})
     return Audited(audit_routes(plan, found), {"route": len(routes.own(found))})
+
+
+async def _refusal(change: Awaitable[None]) -> TripodError | None:
+    try:
+        await change
+    except TripodError as error:
+        return error
+    return None
 
 
 async def remove_all(kernel: Routes) -> None:
