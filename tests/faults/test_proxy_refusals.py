@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from services.proxy.core.conntrack import Flow, StaleFlows
 from services.proxy.core.model import Decision, Pod, Protocol, Service, ServicePort
 from services.proxy.core.parts import Surroundings
 from services.proxy.core.planner import Planner
-from services.proxy.core.ruleset import Damage, Ruleset
+from services.proxy.core.ruleset import Damage, Place, Ruleset
 from services.proxy.loops import kubelet_feed
 from services.proxy.loops.kubelet_feed import KubeletFeed
 from services.proxy.loops.sync import ServiceSync
@@ -36,6 +36,11 @@ class HastyClock(SystemClock):
         await super().sleep(seconds / 100)
 
 
+def place(flow: Flow | StaleFlows) -> Place:
+    """Return where a flow was sent."""
+    return flow.address, flow.protocol, flow.port
+
+
 @dataclass
 class MemoryFlows:
     """Tracked flows in memory. Obeys `Flows`."""
@@ -44,8 +49,8 @@ class MemoryFlows:
 
     async def delete(self, flows: Sequence[StaleFlows]) -> None:
         """Forget flows."""
-        gone = {(flow.address, flow.protocol, flow.port, flow.endpoint or flow.address) for flow in flows}
-        self.flows = [f for f in self.flows if (f.address, f.protocol, f.port, f.endpoint) not in gone]
+        gone = {(*place(flow), flow.endpoint or (flow.address, flow.port)) for flow in flows}
+        self.flows = [f for f in self.flows if (*place(f), f.endpoint) not in gone]
 
     async def udp(self) -> Sequence[Flow]:
         """List the flows."""
@@ -197,10 +202,10 @@ def test_flows_that_a_former_life_left_behind_are_forgotten() -> None:
     """It was killed between its rules and its flows; the rules are as they should be, the flow is not."""
     node, service = Node(), a_service(1, Protocol.UDP)
     pods = [a_pod(1, "s1"), a_pod(2, "s1")]
-    good = Flow("udp", "10.2.0.1", 80, pods[0].address)
-    left = Flow("udp", "10.2.0.1", 80, "10.1.9.9")
-    untranslated = Flow("udp", NODE, 30001, NODE)
-    foreign = Flow("udp", "198.51.100.1", 80, "198.51.100.1")
+    good = Flow("udp", "10.2.0.1", 80, (pods[0].address, 8080))
+    left = Flow("udp", "10.2.0.1", 80, ("10.1.9.9", 8080))
+    untranslated = Flow("udp", NODE, 30001, (NODE, 30001))
+    foreign = Flow("udp", "198.51.100.1", 80, ("198.51.100.1", 80))
     node.flows.flows = [good, left, untranslated, foreign]
 
     async def body() -> None:
@@ -213,6 +218,29 @@ def test_flows_that_a_former_life_left_behind_are_forgotten() -> None:
 
     assert node.kernel.writes == 0
     assert node.flows.flows == [good, foreign]
+
+
+@pytest.mark.fault("F43")
+def test_flows_of_an_endpoint_that_stops_end_with_it() -> None:
+    """It gets no new ones while it drains; that it has gone changes no rule, and counts all the same."""
+    node, service = Node(), a_service(1, Protocol.UDP)
+    first, second = a_pod(1, "s1"), a_pod(2, "s1")
+    draining = replace(first, ready=False, terminating=True)
+    flow = Flow("udp", "10.2.0.1", 80, (first.address, 8080))
+
+    async def body() -> None:
+        node.tell(service, first, second)
+        node.told_all()
+        await node.has([service], [first, second])
+        node.flows.flows = [flow]
+        node.tell(draining)
+        await node.has([service], [draining, second])
+        await until(lambda: node.sync.pace().waiting_seconds is None)
+        assert node.flows.flows == [flow]
+        node.pods.put_nowait(PodChanged(first.uid, None, ""))
+        await until(lambda: not node.flows.flows)
+
+    asyncio.run(node.within(body))
 
 
 @pytest.mark.fault("F44")

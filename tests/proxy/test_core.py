@@ -194,8 +194,37 @@ def test_udp_flows_to_a_gone_endpoint_are_forgotten() -> None:
     service = a_service(ServicePort(53, 53, Protocol.UDP), ServicePort(80, 80))
     before, after = rules(service, pods=PODS), rules(service, pods=PODS[:2])
 
-    assert conntrack.stale(before, after) == [conntrack.StaleFlows("10.2.0.1", "udp", 53, "10.1.0.3")]
+    assert conntrack.stale(before, after) == [stale_at("10.1.0.3", 53)]
     assert conntrack.stale(rules(service, pods=[]), after) == [conntrack.StaleFlows("10.2.0.1", "udp", 53)]
+
+
+def stale_at(address: str, port: int) -> conntrack.StaleFlows:
+    """Make the flows to an endpoint of a UDP service."""
+    return conntrack.StaleFlows("10.2.0.1", "udp", 53, (address, port))
+
+
+def test_udp_flows_to_another_port_of_the_same_endpoints_are_forgotten() -> None:
+    """The service's target port was changed; nobody listens at the old one."""
+    before = rules(a_service(ServicePort(53, 53, Protocol.UDP)), pods=PODS[:1])
+    after = rules(a_service(ServicePort(53, 5353, Protocol.UDP)), pods=PODS[:1])
+    flow = conntrack.Flow("udp", "10.2.0.1", 53, ("10.1.0.1", 53))
+
+    assert conntrack.stale(before, after) == [stale_at("10.1.0.1", 53)]
+    assert conntrack.misled([flow], after) == [stale_at("10.1.0.1", 53)]
+
+
+def test_udp_flows_to_an_endpoint_that_stops_stay_until_it_serves_no_more() -> None:
+    """A server that drains still answers those who were with it."""
+    service = a_service(ServicePort(53, 53, Protocol.UDP))
+    stopping = replace(PODS[0], ready=False, terminating=True)
+    before, during, after = (
+        rules(service, pods=[first, PODS[1]])
+        for first in (PODS[0], replace(stopping, serving=True), replace(stopping, serving=False))
+    )
+    flow = conntrack.Flow("udp", "10.2.0.1", 53, ("10.1.0.1", 53))
+
+    assert conntrack.stale(before, during) == conntrack.misled([flow], during) == []
+    assert conntrack.stale(during, after) == conntrack.misled([flow], after) == [stale_at("10.1.0.1", 53)]
 
 
 def test_a_decision_is_of_its_service() -> None:

@@ -105,7 +105,7 @@ def test_a_flow_is_known_by_the_kernels_own_words() -> None:
 
     assert found is not None
     assert (found.flow.protocol, found.flow.address, found.flow.port) == ("udp", "10.2.0.1", 53)
-    assert found.flow.endpoint == "10.1.0.3"
+    assert found.flow.endpoint == ("10.1.0.3", 5353)
     assert found.known_by == nfmessages.nested(1, original) + nfmessages.attribute(12, b"\0\0\0\7")
     assert conntrack.read(b"") is None
 

@@ -35,7 +35,7 @@ _GET, _DELETE = 1, 2  # IPCTNL_MSG_CT_...
 _ORIGINAL, _REPLY, _ID = 1, 2, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID
 _ADDRESSES, _PROTOCOL = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _SOURCE, _DESTINATION = 1, 2  # CTA_IP_V4_SRC, CTA_IP_V4_DST
-_NUMBER, _DESTINATION_PORT = 1, 3  # CTA_PROTO_NUM, CTA_PROTO_DST_PORT
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
 _NAMES = {6: "tcp", 17: "udp", 132: "sctp"}
 
 
@@ -98,7 +98,7 @@ def _matches(flow: Flow, stale: frozenset[StaleFlows]) -> bool:
     if StaleFlows(*place, flow.endpoint) in stale:
         return True
     # Without an endpoint: flows that nobody translated, which answer from the address itself.
-    return flow.endpoint == flow.address and StaleFlows(*place) in stale
+    return flow.endpoint == (flow.address, flow.port) and StaleFlows(*place) in stale
 
 
 def read(body: bytes) -> Tracked | None:
@@ -106,10 +106,12 @@ def read(body: bytes) -> Tracked | None:
     found = attributes(body)
     original, reply = (attributes(found.get(kind, b"")) for kind in (_ORIGINAL, _REPLY))
     to, back = (attributes(side.get(_ADDRESSES, b"")) for side in (original, reply))
-    protocol = attributes(original.get(_PROTOCOL, b""))
-    name = _NAMES.get(as_number(protocol.get(_NUMBER, b"")))
-    if name is None or _DESTINATION not in to or _SOURCE not in back or _DESTINATION_PORT not in protocol:
+    asked, answers = (attributes(side.get(_PROTOCOL, b"")) for side in (original, reply))
+    name = _NAMES.get(as_number(asked.get(_NUMBER, b"")))
+    if name is None or _DESTINATION not in to or _SOURCE not in back:
         return None
-    port = as_number(protocol[_DESTINATION_PORT])
-    flow = Flow(name, inet_ntoa(to[_DESTINATION]), port, inet_ntoa(back[_SOURCE]))
+    if _DESTINATION_PORT not in asked or _SOURCE_PORT not in answers:
+        return None
+    port, answering = as_number(asked[_DESTINATION_PORT]), as_number(answers[_SOURCE_PORT])
+    flow = Flow(name, inet_ntoa(to[_DESTINATION]), port, (inet_ntoa(back[_SOURCE]), answering))
     return Tracked(flow, nested(_ORIGINAL, found[_ORIGINAL]) + attribute(_ID, found[_ID]))

@@ -42,7 +42,9 @@ def audit(wanted: Ruleset, found: Ruleset | Damage, flows: Sequence[Flow]) -> li
         return [Finding("rule", found.value, False, _DAMAGES[found])]
     made = [*_rules(wanted, found)]
     made += [
-        Finding("flow", f"{f.protocol} {f.address}:{f.port}", True, f"It goes to {f.endpoint}")
+        Finding(
+            "flow", f"{f.protocol} {f.address}:{f.port}", True, f"It goes to {f.endpoint[0]}:{f.endpoint[1]}"
+        )
         for f in wrong(flows, wanted)
     ]
     return sorted(made, key=lambda finding: (finding.category, finding.id))

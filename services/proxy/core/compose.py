@@ -70,6 +70,7 @@ class Composer:
         self._masquerades: dict[Place, Masquerade] = {}
         self._guarded: set[Place] = set()
         self._allowed: set[Allowed] = set()
+        self._serving: dict[Place, frozenset[Target]] = {}
         self._addresses = _Uses[str]()
         self._hairpins = _Uses[str]()
         self._chains = _Uses[Way]()
@@ -88,6 +89,7 @@ class Composer:
             guarded=self._guarded,
             allowed=self._allowed,
             sticks=self._sticks.present,
+            serving=self._serving,
         )
 
     def surround(self, around: Surroundings) -> None:
@@ -143,6 +145,10 @@ class Composer:
         else:
             self._services.pop(place, None)
         (self._refused.add if after and after.way is None else self._refused.discard)(place)
+        if new.serving:
+            self._serving[place] = new.serving
+        else:
+            self._serving.pop(place, None)
         if old.masquerade is not new.masquerade or old.sources != new.sources:
             self._decorate(place, old, new)
         if after is None:
@@ -211,6 +217,7 @@ def _only(places: Iterable[tuple[Place, Lead | None]]) -> Ruleset:
         masquerades={place: lead.masquerade for place, lead in led.items() if lead.masquerade is not None},
         guarded=frozenset(place for place, lead in led.items() if lead.sources),
         allowed=frozenset((*place, source) for place, lead in led.items() for source in lead.sources),
+        serving={place: lead.serving for place, lead in led.items() if lead.serving},
     )
 
 

@@ -2,7 +2,10 @@
 
 TCP connections end by themselves. A UDP flow is kept as long as packets come, so it
 would go to an endpoint that is gone for ever; and a flow that began while a service
-had no endpoints would never be translated.
+had no endpoints would never be translated. An endpoint that still serves, but gets no
+new flows since it stops or hints and policies prefer others, keeps those that it has.
+
+Source: kube-proxy `pkg/proxy/conntrack/cleanup.go`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.proxy.core.ruleset import Ruleset, targets
+from services.proxy.core.ruleset import Place, Ruleset, Target, targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class StaleFlows:
     address: str
     protocol: str
     port: int
-    endpoint: str = ""
+    endpoint: Target | None = None
 
 
 def stale(present: Ruleset, wanted: Ruleset) -> list[StaleFlows]:
@@ -32,9 +35,9 @@ def stale(present: Ruleset, wanted: Ruleset) -> list[StaleFlows]:
             continue
         before, after = _targets(present, place), _targets(wanted, place)
         found |= {StaleFlows(address, protocol, port, gone) for gone in before - after}
-        if not before and after:
+        if after and not targets(present, place):
             found.add(StaleFlows(address, protocol, port))
-    return sorted(found, key=lambda flow: (flow.address, flow.port, flow.endpoint))
+    return sorted(found, key=_order)
 
 
 def untranslated(rules: Ruleset) -> list[StaleFlows]:
@@ -42,8 +45,12 @@ def untranslated(rules: Ruleset) -> list[StaleFlows]:
     return [StaleFlows(*place) for place in sorted(rules.services)]
 
 
-def _targets(rules: Ruleset, place: tuple[str, str, int]) -> set[str]:
-    return {address for address, _ in targets(rules, place)}
+def _targets(rules: Ruleset, place: Place) -> frozenset[Target]:
+    return targets(rules, place) | rules.serving.get(place, frozenset())
+
+
+def _order(flow: StaleFlows) -> tuple[str, int, Target]:
+    return flow.address, flow.port, flow.endpoint or ("", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class Flow:
     protocol: str
     address: str
     port: int
-    endpoint: str
+    endpoint: Target
 
 
 def misled(flows: Sequence[Flow], rules: Ruleset) -> list[StaleFlows]:
@@ -61,7 +68,7 @@ def misled(flows: Sequence[Flow], rules: Ruleset) -> list[StaleFlows]:
     found = {
         StaleFlows(flow.address, flow.protocol, flow.port, flow.endpoint) for flow in wrong(flows, rules)
     }
-    return sorted(found, key=lambda flow: (flow.address, flow.port, flow.endpoint))
+    return sorted(found, key=_order)
 
 
 def wrong(flows: Sequence[Flow], rules: Ruleset) -> list[Flow]:

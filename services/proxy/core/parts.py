@@ -23,19 +23,23 @@ from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from typing import NamedTuple
 
 from services.proxy.core import ways
-from services.proxy.core.model import Decision, Endpoint, PortDecision, Service
+from services.proxy.core.model import Decision, Endpoint, PortDecision, Protocol, Service
 from services.proxy.core.ruleset import Masquerade, Place, Stick, Target
 from services.proxy.core.ways import Way
 
 
 class Lead(NamedTuple):
-    """Where a place leads; without a way it refuses. `sources` may use it, anyone when empty."""
+    """Where a place leads; without a way it refuses. `sources` may use it, anyone when empty.
+
+    `serving` are endpoints that keep the UDP flows which they have.
+    """
 
     way: Way | None
     targets: tuple[Target, ...] = ()
     local: tuple[Target, ...] = ()
     masquerade: Masquerade | None = None
     sources: tuple[str, ...] = ()
+    serving: frozenset[Target] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ def part(decision: Decision, around: Surroundings) -> Part:
         else:
             found = _targets(port.used())
             inside = outside = Lead(len(found) or None, found)
+        serving = _serving(port)
+        inside, outside = inside._replace(serving=serving), outside._replace(serving=serving)
         places |= _places(service, port, around, inside, outside)
     return Part(service.cluster_ip, places, tuple(sticks))
 
@@ -150,6 +156,12 @@ def _way(
     words = (service.uid, protocol, str(port.port.port), "local" if local else "all")
     group = base64.b32encode(hashlib.sha256("/".join(words).encode()).digest()).decode().lower()[:12]
     return ways.sticky(group), Stick(group, protocol, service.affinity_seconds, found)
+
+
+def _serving(port: PortDecision) -> frozenset[Target]:
+    if port.port.protocol is not Protocol.UDP:
+        return frozenset()
+    return frozenset([(e.address, e.port) for e in port.endpoints if e.serving and e.address and e.port])
 
 
 def _targets(endpoints: Sequence[Endpoint]) -> tuple[Target, ...]:

@@ -53,7 +53,8 @@ class Ruleset:
     `services` gives each place its way, `chains` are those that ways share, `refused` are
     places without any endpoint, `addresses` are cluster addresses of which no other port may
     be reached, `pods` are the networks whose sources count as pods, `guarded` are places that
-    only the sources of `allowed` may use.
+    only the sources of `allowed` may use. `serving` are UDP endpoints that keep the flows which they have;
+    the kernel has nothing of them.
     """
 
     endpoints: Mapping[Slot, Target] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Ruleset:
     guarded: AbstractSet[Place] = frozenset()
     allowed: AbstractSet[Allowed] = frozenset()
     sticks: AbstractSet[Stick] = frozenset()
+    serving: Mapping[Place, frozenset[Target]] = field(default_factory=dict, compare=False)
 
 
 class Damage(Enum):

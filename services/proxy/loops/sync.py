@@ -251,7 +251,7 @@ class ServiceSync:
         else:
             self._composer.settle()
             found, after = await self._kernel.read(), self._composer.rules
-        if in_step and found == after:
+        if in_step and found == after and found.serving == after.serving:
             self._in_step = True
             return
         if found != after:
