@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from socket import inet_ntoa
 
 import pytest
@@ -12,8 +14,11 @@ from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
 
 from services.proxy.adapters import conntrack, kubelet_client, nfelements, nfmessages
 from services.proxy.adapters.nfframe import SETS
+from services.proxy.adapters.nfsocket import InterruptedDumpError
 from services.proxy.adapters.nftables import changing
+from services.proxy.core.conntrack import StaleFlows
 from services.proxy.core.ruleset import Change, Ruleset
+from services.proxy.errors import KernelRefusedError
 
 ADDRESSES = st.integers(0, 2**32 - 1).map(lambda number: inet_ntoa(number.to_bytes(4, "big")))
 PORTS = st.integers(1, 65535)
@@ -82,32 +87,69 @@ def test_torn_messages_do_no_harm(data: bytes) -> None:
         nfmessages.attributes(message.body)
 
 
+def side(source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
+    """Encode one direction of a UDP flow."""
+    addresses = nfmessages.nested(1, nfmessages.attribute(1, source), nfmessages.attribute(2, destination))
+    numbers = (
+        nfmessages.attribute(kind, port.to_bytes(2, "big")) for kind, port in zip((2, 3), ports, strict=True)
+    )
+    return addresses + nfmessages.nested(2, nfmessages.attribute(1, b"\x11"), *numbers)
+
+
+def tracked(port: int) -> tuple[bytes, bytes]:
+    """Encode a flow that a pod sent from a port, as the kernel tells it and as it is known by."""
+    original = nfmessages.nested(1, side(bytes([10, 1, 0, 9]), bytes([10, 2, 0, 1]), (port, 53)))
+    reply = nfmessages.nested(2, side(bytes([10, 1, 0, 3]), bytes([10, 1, 0, 9]), (5353, port)))
+    identity = nfmessages.attribute(12, b"\0\0\0\7")
+    return original + reply + identity, original + identity
+
+
 def test_a_flow_is_known_by_the_kernels_own_words() -> None:
     """Its tuple and its number go back as they came."""
-
-    def side(source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
-        addresses = nfmessages.nested(
-            1, nfmessages.attribute(1, source), nfmessages.attribute(2, destination)
-        )
-        numbers = (
-            nfmessages.attribute(kind, port.to_bytes(2, "big"))
-            for kind, port in zip((2, 3), ports, strict=True)
-        )
-        return addresses + nfmessages.nested(2, nfmessages.attribute(1, b"\x11"), *numbers)
-
-    original = side(bytes([10, 1, 0, 9]), bytes([10, 2, 0, 1]), (4000, 53))
-    reply = side(bytes([10, 1, 0, 3]), bytes([10, 1, 0, 9]), (5353, 4000))
-    body = (
-        nfmessages.nested(1, original) + nfmessages.nested(2, reply) + nfmessages.attribute(12, b"\0\0\0\7")
-    )
+    body, known_by = tracked(4000)
 
     found = conntrack.read(body)
 
     assert found is not None
     assert (found.flow.protocol, found.flow.address, found.flow.port) == ("udp", "10.2.0.1", 53)
     assert found.flow.endpoint == ("10.1.0.3", 5353)
-    assert found.known_by == nfmessages.nested(1, original) + nfmessages.attribute(12, b"\0\0\0\7")
+    assert found.known_by == known_by
     assert conntrack.read(b"") is None
+
+
+class TrackingKernel:
+    """A kernel with two flows, whose first list is interrupted and which holds on to the first flow."""
+
+    def __init__(self) -> None:
+        self.interruptions = 1
+        self.deletions: list[bytes] = []
+
+    def ask(self, request: bytes) -> list[nfmessages.Message]:
+        """List flows, or delete one."""
+        (asked,) = nfmessages.messages(request)
+        if asked.flags & nfmessages.DUMP != nfmessages.DUMP:
+            self.deletions.append(request)
+            if len(self.deletions) == 1:
+                raise KernelRefusedError("EBUSY")
+            return []
+        if self.interruptions:
+            self.interruptions -= 1
+            raise InterruptedDumpError
+        return [replace(asked, body=tracked(port)[0]) for port in (4000, 4001)]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_flow_that_stays_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a list that is interrupted, which is asked for again."""
+    kernel = TrackingKernel()
+    monkeypatch.setattr(conntrack, "NetlinkSocket", lambda: kernel)
+
+    flows = [StaleFlows("10.2.0.1", "udp", 53, ("10.1.0.3", 5353))]
+    asyncio.run(conntrack.ConntrackFlows().delete(flows))
+
+    assert len(kernel.deletions) == 2
 
 
 @pytest.mark.parametrize(

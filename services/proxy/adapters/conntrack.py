@@ -25,7 +25,7 @@ from services.proxy.adapters.nfmessages import (
     message,
     nested,
 )
-from services.proxy.adapters.nfsocket import NetlinkSocket
+from services.proxy.adapters.nfsocket import InterruptedDumpError, NetlinkSocket
 from services.proxy.core.conntrack import Flow, StaleFlows
 from services.proxy.errors import KernelRefusedError
 
@@ -36,6 +36,7 @@ _ORIGINAL, _REPLY, _ID = 1, 2, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID
 _ADDRESSES, _PROTOCOL = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _SOURCE, _DESTINATION = 1, 2  # CTA_IP_V4_SRC, CTA_IP_V4_DST
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+_LOOKS = 3
 _NAMES = {6: "tcp", 17: "udp", 132: "sctp"}
 
 
@@ -68,15 +69,21 @@ class ConntrackFlows:
 
 
 def _with_socket(act: Callable[[NetlinkSocket], T], otherwise: T) -> T:
-    try:
-        netlink = NetlinkSocket()
+    error: Exception | None = None
+    for _ in range(_LOOKS):
         try:
-            return act(netlink)
-        finally:
-            netlink.close()
-    except (OSError, KernelRefusedError) as error:
-        log.warning("Could not look at the tracked flows", error=str(error))
-        return otherwise
+            netlink = NetlinkSocket()
+            try:
+                return act(netlink)
+            finally:
+                netlink.close()
+        except InterruptedDumpError as interrupted:
+            error = interrupted
+        except (OSError, KernelRefusedError) as failed:
+            error = failed
+            break
+    log.warning("Could not look at the tracked flows", error=str(error) or type(error).__name__)
+    return otherwise
 
 
 def _tracked(netlink: NetlinkSocket) -> Iterator[Tracked]:
@@ -88,9 +95,17 @@ def _tracked(netlink: NetlinkSocket) -> Iterator[Tracked]:
 
 def _delete(netlink: NetlinkSocket, stale: frozenset[StaleFlows]) -> int:
     gone = [tracked for tracked in _tracked(netlink) if _matches(tracked.flow, stale)]
-    for tracked in gone:
+    return sum(_forgotten(netlink, tracked) for tracked in gone)
+
+
+def _forgotten(netlink: NetlinkSocket, tracked: Tracked) -> bool:
+    """Forget one flow; one that the kernel holds on to, such as in a flow table, keeps no other."""
+    try:
         netlink.ask(message(_DELETE, ACKNOWLEDGE, tracked.known_by, subsystem=CONNTRACK))
-    return len(gone)
+    except KernelRefusedError as error:
+        log.warning("Could not forget a flow", flow=str(tracked.flow), error=error.message)
+        return False
+    return True
 
 
 def _matches(flow: Flow, stale: frozenset[StaleFlows]) -> bool:
