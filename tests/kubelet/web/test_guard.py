@@ -13,7 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from services.kubelet.web.remembered import Remembered
 from tests.fakes.clock import FakeClock
+from tests.kubelet.cri.streaming.test_streaming_server import eventually
 from tests.kubelet.web.port import ADMIN, METRICS, NODE, TOKEN, secure
 from tests.lab.tls import Authority, any_server
 
@@ -101,6 +103,29 @@ async def test_many_at_once_ask_once(tmp_path: Path) -> None:
 
         assert {status for status, _ in answers} == {200}
         assert port.reviewer.asked.count("token") == 1
+
+
+async def test_who_waited_for_an_answer_that_failed_does_not_ask_again() -> None:
+    """While the API server is away, each of many would wait for its own failure after all others'."""
+    remembered: Remembered[str, bool] = Remembered(FakeClock(), lambda _: 1.0)
+    may_fail = asyncio.Event()
+    asked = 0
+
+    async def ask() -> bool:
+        nonlocal asked
+        asked += 1
+        await may_fail.wait()
+        raise ConnectionError("away")
+
+    waiting = [asyncio.ensure_future(remembered.get("token", ask)) for _ in range(20)]  # noqa: TID251  # gathered
+    await eventually(lambda: asked == 1)
+    may_fail.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    later = await asyncio.gather(remembered.get("token", ask), return_exceptions=True)
+
+    assert {str(answer) for answer in [*answers, *later]} == {"away"}
+    assert asked == 2
+    assert len(remembered) == 0
 
 
 async def test_a_websocket_may_carry_its_token_as_a_subprotocol(tmp_path: Path) -> None:
