@@ -68,20 +68,16 @@ class LocalForwarder:
             else:
                 loop = asyncio.get_running_loop()
                 transport, _ = await loop.create_datagram_endpoint(
-                    lambda: _UdpFlows(lambda: self._choose(key)), local_addr=("127.0.0.1", port)
+                    lambda: _UdpFlows(lambda: self._targets.get(key) or ()), local_addr=("127.0.0.1", port)
                 )
                 self._listeners[key] = transport
         except OSError as error:
             self._faults[key] = f"127.0.0.1:{port} cannot be had: {error.strerror}"
             log.warning("Could not serve a port on localhost", protocol=protocol, port=port, error=str(error))
 
-    def _choose(self, key: Key) -> Target | None:
-        targets = self._targets.get(key) or ()
-        return random.choice(targets) if targets else None
-
     def _handler(self, key: Key) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            target = self._choose(key)
+            target = _chosen(self._targets.get(key) or ())
             if target is None or len(self._connections) >= _CONNECTION_LIMIT:
                 writer.transport.abort()
                 return
@@ -106,6 +102,10 @@ class LocalForwarder:
             writer.transport.abort()
         if running:
             await asyncio.wait(running.keys(), timeout=1.0)
+
+
+def _chosen(targets: Sequence[Target]) -> Target | None:
+    return random.choice(targets) if targets else None
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Target) -> None:
@@ -136,10 +136,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class _UdpFlows(asyncio.DatagramProtocol):
-    """One socket toward an endpoint for each client, forgotten after a quiet minute."""
+    """One socket toward an endpoint for each client, forgotten after a quiet minute or with its endpoint."""
 
-    def __init__(self, choose: Callable[[], Target | None]) -> None:
-        self._choose = choose
+    def __init__(self, targets: Callable[[], Sequence[Target]]) -> None:
+        self._targets = targets
         self._transport: Any = None
         self._flows: dict[Any, _UdpFlow] = {}
 
@@ -147,9 +147,12 @@ class _UdpFlows(asyncio.DatagramProtocol):
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        flow = self._flows.get(addr)
+        targets, flow = self._targets(), self._flows.get(addr)
+        if flow is not None and flow.place not in [(target.address, target.port) for target in targets]:
+            flow.close()
+            flow = None
         if flow is None:
-            target = self._choose()
+            target = _chosen(targets)
             if target is None or len(self._flows) >= _FLOW_LIMIT:
                 return
             flow = self._flows[addr] = _UdpFlow(
@@ -171,13 +174,15 @@ class _UdpFlow(asyncio.DatagramProtocol):
         self._forget = forget
         self._far: Any = None
         self._early: list[bytes] = []
+        self._closed = False
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(_FLOW_SECONDS, self.close)
-        place = (target.address, target.port)
+        self.place = (target.address, target.port)
         # Held by the loop until it is connected; its result arrives in `connection_made`.
         self._opening = self._loop.create_task(
-            self._loop.create_datagram_endpoint(lambda: self, remote_addr=place)
+            self._loop.create_datagram_endpoint(lambda: self, remote_addr=self.place)
         )
+        self._opening.add_done_callback(self._opened)
 
     def send(self, data: bytes) -> None:
         """Pass a datagram on; the first few wait for the socket."""
@@ -187,6 +192,11 @@ class _UdpFlow(asyncio.DatagramProtocol):
             self._far.sendto(data)
         elif len(self._early) < 16:
             self._early.append(data)
+
+    def _opened(self, opening: asyncio.Task[Any]) -> None:
+        # No route, say: the client's next datagram tries again.
+        if not opening.cancelled() and opening.exception() is not None:
+            self.close()
 
     def connection_made(self, transport: Any) -> None:
         self._far = transport
@@ -202,7 +212,11 @@ class _UdpFlow(asyncio.DatagramProtocol):
 
     def close(self) -> None:
         """End the flow."""
+        if self._closed:
+            return
+        self._closed = True
         self._timer.cancel()
+        self._opening.cancel()
         self._forget()
         if self._far is not None:
             self._far.close()

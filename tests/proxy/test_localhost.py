@@ -100,6 +100,33 @@ async def test_datagrams_come_back_to_their_sender(forwarder: LocalForwarder, ec
     assert answers == [b"one", b"two"]
 
 
+async def test_datagrams_of_one_client_follow_the_endpoints(
+    forwarder: LocalForwarder, echo: Endpoint
+) -> None:
+    """Its flow does not stay with one that is gone, nor with one that could not be reached at first."""
+    port = free_port()
+    silent, refused = an_endpoint(free_port()), an_endpoint(9)._replace(address="255.255.255.255")
+    loop = asyncio.get_running_loop()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening,
+    ):
+        client.setblocking(False)
+        listening.setblocking(False)
+        listening.bind((silent.address, silent.port))
+        client.bind(("127.0.0.1", 0))
+        async with asyncio.timeout(5):
+            for endpoint in (refused, silent):
+                await forwarder.serve({("udp", port): [endpoint]})
+                await loop.sock_sendto(client, b"to it", ("127.0.0.1", port))
+            heard = await loop.sock_recv(listening, 100)
+            await forwarder.serve({("udp", port): [echo]})
+            await loop.sock_sendto(client, b"elsewhere", ("127.0.0.1", port))
+            answer = await loop.sock_recv(client, 100)
+
+    assert (heard, answer) == (b"to it", b"elsewhere")
+
+
 async def test_a_port_that_is_taken_is_a_reason_and_no_fault(
     forwarder: LocalForwarder, echo: Endpoint
 ) -> None:
