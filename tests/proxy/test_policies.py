@@ -179,6 +179,16 @@ def test_only_a_sticky_service_has_chains_of_its_own() -> None:
     assert made.endpoints == {}
 
 
+def test_services_that_come_and_go_leave_nothing_behind() -> None:
+    """Each that keeps its clients has ways of its own."""
+    cached = (ways.name, ways.split, ways.branch, ways.branches, ways.shared, ways.indices, ways.group)
+    for number in range(ways.REMEMBERED + 100):
+        sticky = replace(WEB, uid=f"s{number}", affinity_seconds=60, external_local=True)
+        assert len(rules(sticky).services) == 4
+
+    assert {function.cache_info().currsize <= ways.REMEMBERED for function in cached} == {True}
+
+
 SERVICES = st.lists(
     st.builds(
         Service,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 from socket import htons, inet_aton, inet_ntoa, ntohs
 
@@ -33,7 +33,7 @@ from services.proxy.adapters.nfmessages import (
 )
 from services.proxy.core import ways
 from services.proxy.core.ruleset import Allowed, Masquerade, Place, Ruleset, Slot, Stick, Target
-from services.proxy.core.ways import DROP, Way
+from services.proxy.core.ways import DROP, REMEMBERED, Way
 
 _ELEMENT, _KEY, _VALUE = 1, 1, 2
 # A nested attribute's length has 16 bits.
@@ -238,7 +238,7 @@ def _read_ranges(found: Mapping[str, Iterable[bytes]]) -> Iterator[Allowed]:
             yield (*_as_place(key[:-4]), str(network))
 
 
-@cache
+@lru_cache(REMEMBERED)
 def _chain_of(behind: bytes) -> str:
     """Return the chain that a verdict goes to; `drop` for one that drops, nothing for any other."""
     outer = attributes(behind)
@@ -249,7 +249,7 @@ def _chain_of(behind: bytes) -> str:
     return name if code == GOTO & 0xFFFFFFFF else DROP if code == 0 and not name else ""
 
 
-@cache
+@lru_cache(REMEMBERED)
 def _way(behind: bytes) -> Way:
     """Read where a service leads; 0 when it is none of our ways."""
     name = _chain_of(behind)

@@ -14,10 +14,12 @@ Source: Kubernetes, `externalTrafficPolicy`, `internalTrafficPolicy`, `sessionAf
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import lru_cache
 
 Way = int | str
 DROP = "drop"
+# How many answers of each function are kept: services that keep clients have ways of their own, and go.
+REMEMBERED = 4096
 # A place's local endpoints have indices from here on.
 FIRST_LOCAL_INDEX = 1 << 16
 _SPREAD = re.compile(r"lb-([1-9]\d*)")
@@ -37,13 +39,13 @@ def sticky(group: str) -> Way:
     return f"stick-{group}"
 
 
-@cache
+@lru_cache(REMEMBERED)
 def split(own: Way, others: Way) -> Way:
     """Return the way that parts what pods and the node send from what comes from elsewhere."""
     return f"split-{name(own)}-{name(others)}"
 
 
-@cache
+@lru_cache(REMEMBERED)
 def name(way: Way) -> str:
     """Return the name of a way's chain."""
     return f"lb-{way}" if isinstance(way, int) else way
@@ -58,14 +60,14 @@ def parse(text: str) -> Way | None:
     return text if known else None
 
 
-@cache
+@lru_cache(REMEMBERED)
 def branch(way: Way, *, own: bool) -> Way:
     """Return what a way comes to for what pods and the node send, or for all else; it may be `drop`."""
     found = _SPLIT.fullmatch(way) if isinstance(way, str) else None
     return _piece(found[1 if own else 2]) if found else way
 
 
-@cache
+@lru_cache(REMEMBERED)
 def branches(way: Way) -> tuple[Way, ...]:
     """Return the two ways of a split; of any other the way itself. `drop` is none."""
     pieces = dict.fromkeys(branch(way, own=own) for own in (True, False))
@@ -77,7 +79,7 @@ def _piece(text: str) -> Way:
     return int(found[1]) if found else text
 
 
-@cache
+@lru_cache(REMEMBERED)
 def shared(way: Way) -> tuple[Way, ...]:
     """Return the chains that a way needs, but for those of a sticky group, which are the group's own."""
     if isinstance(way, int):
@@ -86,7 +88,7 @@ def shared(way: Way) -> tuple[Way, ...]:
     return tuple(piece for piece in pieces if piece != DROP and not group(piece))
 
 
-@cache
+@lru_cache(REMEMBERED)
 def indices(way: Way) -> range:
     """Return the indices of a place's endpoints along a way that is no split; a sticky one has none."""
     if isinstance(way, int):
@@ -95,7 +97,7 @@ def indices(way: Way) -> range:
     return range(FIRST_LOCAL_INDEX, FIRST_LOCAL_INDEX + int(found[1])) if found else range(0)
 
 
-@cache
+@lru_cache(REMEMBERED)
 def group(way: Way) -> str:
     """Return the group of a sticky way; empty for any other."""
     found = _STICKY.fullmatch(way) if isinstance(way, str) else None
