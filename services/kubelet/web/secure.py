@@ -6,6 +6,8 @@ profiles, flags of the log) is not served: those show or change the node beyond 
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 
 from aiohttp import web
@@ -21,6 +23,9 @@ from services.kubelet.web.traffic import Traffic
 
 log = get_logger(__name__)
 _END_SECONDS = 2.0
+# As the original's, by Go's defaults: a client that vanished is noticed after 150 s, also by a command that
+# neither says nor is told anything meanwhile. The kernel's default are two hours.
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 9))
 
 
 def secure_application(
@@ -68,21 +73,31 @@ class SecureServer:
             keepalive_timeout=90.0,
         )
         self._context = context
+        self._listening: asyncio.Server | None = None
         self._host = host
         self.port = port
 
     async def start(self) -> None:
         """Listen. Port 0 picks one, then `port` says which. Raises `ADDRESS_IN_USE`."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host or None, self.port, ssl_context=self._context)
+        assert self._runner.server is not None, "it is made by `setup`"
         try:
-            await site.start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._runner.server, self._host or None, self.port, ssl=self._context
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise address_in_use(f"{self._host}:{self.port}") from error
-        self.port = self._runner.addresses[0][1]
+        for listening in self._listening.sockets:
+            # Connections that are accepted have their listener's options.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE:
+                listening.setsockopt(socket.IPPROTO_TCP, option, value)
+        self.port = self._listening.sockets[0].getsockname()[1]
         log.info("Started HTTPS server", address=f"{self._host}:{self.port}")
 
     async def stop(self) -> None:
         """Stop listening and end what runs, within some seconds."""
+        if self._listening is not None:
+            self._listening.close()
         await self._runner.cleanup()

@@ -238,6 +238,28 @@ async def test_a_crooked_path_is_refused(tmp_path: Path, target: str) -> None:
     assert answer.startswith(b"HTTP/1.1 400")
 
 
+async def test_a_client_that_vanished_is_noticed_soon(tmp_path: Path) -> None:
+    """The kernel asks it every 15 s: a command that is silent would never learn of it."""
+    async with secure(tmp_path) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port.number, ssl=any_server())
+        own = writer.get_extra_info("sockname")[1]
+        kind, hundredths = timer(port.number, own)
+        writer.close()
+        await writer.wait_closed()
+
+    # 2 is the timer that keeps a connection alive.
+    assert kind == 2
+    assert hundredths <= 1500
+
+
+def timer(port: int, peer: int) -> tuple[int, int]:
+    """Return which timer a connection on loopback has, and when it ends (proc(5), `/proc/net/tcp`)."""
+    pair = f"0100007F:{port:04X} 0100007F:{peer:04X}"
+    (line,) = [line for line in Path("/proc/net/tcp").read_text().splitlines() if pair in line]
+    kind, _, hundredths = line.split()[5].partition(":")
+    return int(kind, 16), int(hundredths, 16)
+
+
 async def test_old_tls_is_not_spoken(tmp_path: Path) -> None:
     """1.2 and later are."""
     async with secure(tmp_path) as port:
