@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from services.common.beneath import Refused
+from services.common.beneath import Refused, open_file
 from services.kubelet.adapters import log_reader
 from services.kubelet.cri.logs import LogFile
 
@@ -26,6 +27,38 @@ async def _read(root: Path, path: Path) -> list[bytes]:
     entries = log_reader.read(root, path, tail_lines=None, since="", follow=None)
     async with asyncio.timeout(10):
         return [entry.line async for entry in entries]
+
+
+async def test_a_reader_that_goes_while_its_log_is_opened_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that opens it cannot be cancelled."""
+    log = tmp_path / "0.log"
+    await asyncio.to_thread(log.write_text, LINE)
+    begun, may_go, opened = threading.Event(), threading.Event(), list[int]()
+
+    def slowly(root: Path, path: Path, *, alone: bool) -> int:
+        begun.set()
+        may_go.wait(10)
+        opened.append(open_file(root, path, alone=alone))
+        return opened[-1]
+
+    monkeypatch.setattr(log_reader, "open_file", slowly)
+    reading = asyncio.ensure_future(_read(tmp_path, log))  # noqa: TID251  # cancelled
+    await asyncio.to_thread(begun.wait, 10)
+    reading.cancel()
+    await asyncio.wait({reading})
+    may_go.set()
+    async with asyncio.timeout(10):
+        while not opened or _leads(opened[0]) == str(log):  # noqa: ASYNC110  # a thread closes it
+            await asyncio.sleep(0.01)
+
+
+def _leads(descriptor: int) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    except FileNotFoundError:
+        return ""
 
 
 @pytest.mark.parametrize(

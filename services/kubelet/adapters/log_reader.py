@@ -10,7 +10,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from services.common.beneath import open_file
 from services.kubelet.core.log_files import rotated
@@ -20,6 +22,7 @@ _BLOCK_BYTES = 1 << 16
 _POLL_SECONDS = 0.1
 _LINE_LIMIT_BYTES = 1 << 20
 Follow = Callable[[], Awaitable[bool]]
+T = TypeVar("T")
 
 
 async def read(
@@ -44,7 +47,7 @@ async def batches(
     all. `root` is the folder of all logs. Raises `OSError`, of which `Refused` is one.
     """
     with ExitStack() as stack:
-        parts = await asyncio.to_thread(_parts, root, path, tail_lines, stack)
+        parts = await _opened(stack, partial(_parts, root, path, tail_lines, stack))
         yield []
         for part in parts[:-1]:
             async for entries in _whole(part):
@@ -91,7 +94,10 @@ async def _growing(
         if more:
             continue
         if moved:
-            part, moved = _Part(await asyncio.to_thread(_next, root, path, part.descriptor, stack), 0), False
+            part, moved = (
+                _Part(await _opened(stack, partial(_next, root, path, part.descriptor, stack)), 0),
+                False,
+            )
             continue
         # Nobody writes to a file any more once its path holds another: read it to its end.
         moved = await _is_moved(path, part.descriptor) if follow else False
@@ -99,6 +105,22 @@ async def _growing(
             return
         if not moved:
             await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _opened(stack: ExitStack, work: Callable[[], T]) -> T:
+    """Open files in a thread. It goes on when its caller goes; what it opens then is closed at its end."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))  # noqa: TID251  # ends by itself
+
+    def ended(done: asyncio.Future[T]) -> None:
+        stack.close()
+        if not done.cancelled():
+            done.exception()
+
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        working.add_done_callback(ended)
+        raise
 
 
 async def _is_moved(path: Path, descriptor: int) -> bool:
