@@ -45,6 +45,8 @@ class HttpHealthPorts:
             if port not in self.faults:
                 log.warning("Could not serve a health check port", port=port, error=str(error))
             self.faults[port] = str(error)
+            # The runner knows it by now.
+            await site.stop()
             return
         self.faults.pop(port, None)
         self._sites[port] = site
