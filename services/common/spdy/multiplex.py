@@ -111,8 +111,9 @@ class Multiplexer:
         self._client = client
         self._connection = Connection(client=client)
         self._streams: dict[int, SpdyStream] = {}
-        # Never full: the connection refuses streams beyond its limit, and two places are for the end.
+        # Never full: two places are for the ends, the peer's goodbye and the connection's.
         self._opened: asyncio.Queue[SpdyStream | None] = asyncio.Queue(STREAM_LIMIT + 2)
+        self._peer_said_goodbye = False
         self._output = asyncio.Event()
         self._sending = False
         self._turn = Signal()
@@ -259,13 +260,18 @@ class Multiplexer:
             case spdy.PingAnswered():
                 pass
             case spdy.PeerGoesAway():
-                self._opened.put_nowait(None)
+                if not self._peer_said_goodbye:
+                    self._peer_said_goodbye = True
+                    self._opened.put_nowait(None)
             case _:
                 stream = self._streams.get(event.stream_id)
                 if stream is not None:
                     self._tell(stream, event)
 
     def _accept(self, stream: SpdyStream, *, fin: bool) -> None:
+        # The connection limits those that are open; those that were given up wait here, too.
+        if self._opened.qsize() >= STREAM_LIMIT:
+            raise SpdyError("more streams than are taken")
         self._streams[stream.stream_id] = stream
         stream.ended = fin
         self._connection.reply(stream.stream_id)

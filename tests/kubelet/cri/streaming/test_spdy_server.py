@@ -234,6 +234,29 @@ async def test_garbage_ends_the_connection_with_a_goodbye() -> None:
         await eventually(lambda: server.session_count == 0)
 
 
+@pytest.mark.parametrize("kind", ["streams", "goodbyes"])
+async def test_streams_and_goodbyes_that_nobody_waits_for_end_the_connection(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A peer that begins streams and gives them up, or says goodbye over and over, breaks the protocol."""
+    async with serving() as (server, backend):
+        reader, writer = await upgraded(server.exec_url(run("hang")), V4)
+        sender = _begun(writer)
+        for stream_id in range(9, 2009, 2):
+            if kind == "streams":
+                writer.write(sender.write(frames.SynStream(stream_id, {})))
+                writer.write(sender.write(frames.RstStream(stream_id, 5)))
+            else:
+                writer.write(sender.write(frames.GoAway(0, 0)))
+        answer = await reader.read() if kind == "streams" else b""
+        writer.close()
+        await eventually(lambda: bool(backend.sessions) and backend.sessions[0].closed.is_set())
+        await eventually(lambda: server.session_count == 0)
+
+    assert kind == "goodbyes" or answer[-4:] == (1).to_bytes(4, "big")
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("kinds", [("error", "error"), ("error", "what"), ("error", "resize")])
 async def test_streams_that_the_command_does_not_have_end_the_connection(kinds: tuple[str, ...]) -> None:
     """Twice the same, unknown, or a size without a terminal."""
