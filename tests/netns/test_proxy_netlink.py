@@ -40,16 +40,16 @@ add chain ip t filter-output { type filter hook output priority -1; policy accep
 add rule ip t services ip daddr . meta l4proto . th dport @guarded \
   ip daddr . meta l4proto . th dport . ip saddr != @allowed drop
 add rule ip t services ip daddr . meta l4proto . th dport vmap @service-ips
-add rule ip t masq-always masquerade
-add rule ip t masq-unless-pod ip saddr != @pods masquerade
-add rule ip t masq-own fib saddr type local masquerade
+add rule ip t masq-always masquerade fully-random
+add rule ip t masq-unless-pod ip saddr != @pods masquerade fully-random
+add rule ip t masq-own fib saddr type local masquerade fully-random
 add rule ip t refuse ip daddr . meta l4proto . th dport @refused meta l4proto tcp reject with tcp reset
 add rule ip t refuse ip daddr . meta l4proto . th dport @refused reject
 add rule ip t refuse ip daddr @cluster-ips meta l4proto tcp reject with tcp reset
 add rule ip t refuse ip daddr @cluster-ips reject
 add rule ip t nat-prerouting jump services
 add rule ip t nat-output jump services
-add rule ip t nat-postrouting ct status dnat ip saddr . ip daddr @hairpins masquerade
+add rule ip t nat-postrouting ct status dnat ip saddr . ip daddr @hairpins masquerade fully-random
 add rule ip t filter-input ct state new jump refuse
 add rule ip t filter-forward ct state new jump refuse
 add rule ip t filter-output ct state new jump refuse
@@ -221,6 +221,23 @@ with socket.create_server(("192.0.2.2", 80)) as server:
         assert taken.getpeername() == asked.getsockname(), (taken.getpeername(), asked.getsockname())
 """
 )
+# The same host asks through a service, from a port that it chose.
+RANDOM = (
+    BEGIN
+    + """
+import socket
+place = ("10.2.0.1", "tcp", 80)
+led, masqueraded = {(*place, 0): ("192.0.2.2", 80)}, {place: Masquerade.ALWAYS}
+have = Ruleset(led, {place: 1}, chains={1}, masquerades=masqueraded)
+asyncio.run(kernel.rewrite(have))
+chosen, seen = {40001, 40002, 40003}, set()
+with socket.create_server(("192.0.2.2", 80)) as server:
+    for port in chosen:
+        with socket.create_connection(("10.2.0.1", 80), 5, ("192.0.2.1", port)), server.accept()[0] as taken:
+            seen.add(taken.getpeername()[1])
+assert seen != chosen, seen
+"""
+)
 
 
 def within(script: str) -> str:
@@ -272,9 +289,19 @@ def test_the_kernel_does_all_of_a_change_or_nothing() -> None:
 
 def test_what_a_host_sends_to_its_own_address_keeps_its_source() -> None:
     """Though the address is an endpoint, too: only what a service led there is masqueraded."""
+    within(f"{two_addresses()} {python(DIRECT)}")
+
+
+def test_a_masqueraded_connection_has_a_port_taken_at_random() -> None:
+    """As with kube-proxy: packets of clients that chose the same port do not race for it."""
+    within(f"{two_addresses()} ip route add 10.2.0.0/24 dev v1; {python(RANDOM)}")
+
+
+def two_addresses() -> str:
+    """Return the commands that give a host its addresses."""
     links = "".join(
         f"ip link add v{i} type veth peer name w{i}; ip link set v{i} up; ip link set w{i} up; "
         f"ip addr add 192.0.2.{i}/32 dev v{i}; "
         for i in (1, 2)
     )
-    within(f"ip link set lo up; {links} {python(DIRECT)}")
+    return f"ip link set lo up; {links}"

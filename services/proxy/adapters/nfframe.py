@@ -152,7 +152,8 @@ _FROM_HERE = (
     + _compare(struct.pack("=I", 2))  # RTN_LOCAL
 )
 _DROPS = _expression("immediate", number(1, _VERDICT), nested(2, dropping()))
-_MASQUERADE = _expression("masq")
+# At a random port: two packets at once could else choose the same, and the kernel would drop the second.
+_MASQUERADE = _expression("masq", number(1, 1 << 4))  # NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY
 _RESET, _UNREACHABLE = _reject(1, 0), _reject(0, _ICMP_PORT_UNREACHABLE)
 
 
