@@ -685,7 +685,7 @@ class Kubelet:
             statuses=self._statuses,
             log_root=volumes.log_root(self._config.state_directory),
             token=token,
-            reviewer=KubeReviewer(self._cluster.api) if self._cluster is not None else None,
+            reviewer=KubeReviewer(self._cluster.api, self._clock) if self._cluster is not None else None,
         )
         server = port.secure_port(self._config, node, pages, self._traffic, self._clock, listen=listen)
         await server.start()

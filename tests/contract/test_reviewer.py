@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,9 +14,12 @@ from services.common.clock import SystemClock
 from services.common.errors import TripodError
 from services.common.kubeaccess import Access as ServerAccess
 from services.common.kubeapi import KubeApi
+from services.common.kubeerror import KubeApiError
 from services.kubelet.adapters.kube_reviews import KubeReviewer
 from services.kubelet.core.access import Access, User
+from services.kubelet.core.kube_resources import NODES
 from services.kubelet.ports import Reviewer
+from tests.fakes.clock import FakeClock
 from tests.fakes.reviewer import FakeReviewer
 
 pytestmark = pytest.mark.asyncio
@@ -64,7 +68,7 @@ async def reviewer(request: pytest.FixtureRequest) -> AsyncIterator[Reviewer]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     api = KubeApi(ServerAccess(f"http://127.0.0.1:{runner.addresses[0][1]}"), SystemClock(), agent="test/1")
     try:
-        yield KubeReviewer(api)
+        yield KubeReviewer(api, SystemClock())
     finally:
         await api.close()
         await runner.cleanup()
@@ -100,8 +104,30 @@ async def test_a_server_that_is_away_tells_nothing() -> None:
     api = KubeApi(ServerAccess("http://127.0.0.1:1"), SystemClock(), agent="test/1")
     try:
         with pytest.raises(TripodError) as caught:
-            await KubeReviewer(api).review_token("secret-token")
+            await KubeReviewer(api, SystemClock()).review_token("secret-token")
     finally:
         await api.close()
 
     assert "secret-token" not in f"{caught.value.message} {caught.value.metadata}"
+
+
+async def test_tokens_that_anybody_shows_leave_room_for_the_nodes_own_calls() -> None:
+    """At a moment at which the clock stands still: hundreds of reviews wait, and the node is asked for."""
+    runner, clock = web.AppRunner(reviews(FakeReviewer({}, set()))), FakeClock()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = KubeApi(ServerAccess(f"http://127.0.0.1:{runner.addresses[0][1]}"), clock, agent="test/1")
+    reviewer = KubeReviewer(api, clock)
+    try:
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            shown = [group.create_task(reviewer.review_token(f"bad-{number}")) for number in range(300)]
+            await shown[0]
+            with pytest.raises(KubeApiError) as caught:
+                await api.get(NODES, "", "n1")
+            for one in shown:
+                one.cancel()
+    finally:
+        await api.close()
+        await runner.cleanup()
+
+    assert caught.value.status == 404
