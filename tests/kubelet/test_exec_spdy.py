@@ -44,6 +44,14 @@ async def feed(client: SpdyExec, data: bytes) -> None:
     await client.close_stdin()
 
 
+async def write_on(client: SpdyExec) -> None:
+    """Write until it is refused; the server's half may not have ended yet."""
+    async with asyncio.timeout(5):
+        while True:
+            await client.write_stdin(b"too late")
+            await asyncio.sleep(0)
+
+
 async def test_output_comes_by_stream_and_the_exit_code_at_the_end() -> None:
     """A command that fails tells so in the status document."""
     async with serving() as (server, _):
@@ -65,6 +73,18 @@ async def test_megabytes_pass_unchanged_both_ways() -> None:
 
     assert output == data
     assert client.exit_code == 0
+
+
+async def test_an_input_that_comes_after_the_end_of_both_halves_is_refused() -> None:
+    """Its writer must not wait for room that never comes."""
+    async with serving() as (server, _):
+        async with await open_exec_spdy(server.exec_url(run("cat")), Streams(stdin=True)) as client:
+            await feed(client, b"in time")
+            output = [item async for item in client]
+            with pytest.raises(ExecStreamError, match="over"):
+                await write_on(client)
+
+    assert output == [(ExecChannel.STDOUT, b"in time")]
 
 
 async def test_closing_ends_a_command_that_still_runs() -> None:

@@ -184,8 +184,8 @@ class Multiplexer:
     async def room(self, stream: SpdyStream) -> int:
         """Wait until some bytes may be sent; return how many. Raises `StreamResetError`."""
         while True:
-            if stream.was_reset:
-                raise StreamResetError(f"stream {stream.stream_id} was reset")
+            if stream.was_reset or (stream.ended and stream.local_ended):
+                raise StreamResetError(f"stream {stream.stream_id} is over")
             room = self._connection.room(stream.stream_id)
             if room > 0 and self._connection.pending_bytes < OUTPUT_BYTES:
                 return room
