@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -80,6 +81,27 @@ def test_networks_that_overlap_are_told() -> None:
 
     assert planned(inside).faults == {"b": "its pods' network 10.1.0.128/25 is in this node's"}
     assert planned(OTHER, twice).faults == {"c": "its pods' network 10.1.1.0/25 is in node b's"}
+
+
+def test_networks_around_others_are_told_too() -> None:
+    """Whichever of the two is the larger."""
+    around = Node("c", ("10.1.0.0/16",), "192.0.2.3")
+
+    assert plan([OTHER, around], "a", [], lambda _: "").faults == {
+        "c": "its pods' network 10.1.0.0/16 is in node b's"
+    }
+
+
+def test_thousands_of_nodes_are_planned_at_once() -> None:
+    """Each pod's link makes the routes be looked at again, and nothing else goes on meanwhile."""
+    nodes = [Node(f"n{i}", (f"10.{i // 250}.{i % 250}.0/24",), "192.0.2.2") for i in range(3000)]
+    found = [FoundRoute(node.pod_cidrs[0], node.address, PROTOCOL) for node in nodes[1:]]
+
+    begin = time.process_time()
+    made = plan(nodes, "n0", found, lambda _: "")
+
+    assert made == RoutePlan({}, {}, {}, {})
+    assert time.process_time() - begin < 2
 
 
 def test_a_node_without_an_address_or_a_network_yet_has_no_route() -> None:

@@ -38,6 +38,37 @@ class RoutePlan:
     faults: Mapping[str, str]
 
 
+class _Taken:
+    """Networks and whose they are. Two networks overlap when one is within the other.
+
+    Looked up by address and length of the network itself and of all around it, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._owners: dict[tuple[int, int], str] = {}
+        self._around: dict[tuple[int, int], str] = {}
+
+    def owner(self, network: IPv4Network) -> str:
+        """Return whose network overlaps this one; empty for nobody's."""
+        own, *around = _itself_and_around(network)
+        found = next((self._owners[one] for one in (own, *around) if one in self._owners), "")
+        return found or self._around.get(own, "")
+
+    def take(self, network: IPv4Network, name: str) -> None:
+        """Note whose a network is."""
+        own, *around = _itself_and_around(network)
+        self._owners[own] = name
+        for one in around:
+            self._around.setdefault(one, name)
+
+
+def _itself_and_around(network: IPv4Network) -> list[tuple[int, int]]:
+    address = int(network.network_address)
+    return [
+        (address >> (32 - length) << (32 - length), length) for length in range(network.prefixlen, -1, -1)
+    ]
+
+
 def plan(
     nodes: Collection[Node],
     own_name: str,
@@ -48,18 +79,18 @@ def plan(
     faults: dict[str, str] = {}
     wanted: dict[str, str] = {}
     here = [IPv4Network(one) for node in nodes if node.name == own_name for one in node.pod_cidrs]
-    taken: dict[IPv4Network, str] = {}
+    foreign = {route.network: route for route in reversed(found) if route.protocol != PROTOCOL}
+    taken = _Taken()
     for node in sorted(nodes, key=lambda one: one.name):
         if node.name == own_name or not node.pod_cidrs:
             continue
         for network in map(IPv4Network, node.pod_cidrs):
-            rival = next((name for other, name in taken.items() if other.overlaps(network)), "")
-            fault = _fault(node, network, here, rival, found, reach)
+            fault = _fault(node, network, here, taken.owner(network), foreign, reach)
             if fault:
                 faults[node.name] = fault
             else:
                 wanted[str(network)] = node.address
-                taken[network] = node.name
+                taken.take(network, node.name)
     ours = own(found)
     return RoutePlan(
         add={network: gateway for network, gateway in wanted.items() if network not in ours},
@@ -79,7 +110,7 @@ def _fault(
     network: IPv4Network,
     here: Iterable[IPv4Network],
     rival: str,
-    found: Sequence[FoundRoute],
+    foreign: Mapping[str, FoundRoute],
     reach: Callable[[str], str],
 ) -> str:
     """Say why a network of a node's pods is not routed; empty when it can be."""
@@ -89,8 +120,8 @@ def _fault(
         return f"its pods' network {network} is in this node's"
     if rival:
         return f"its pods' network {network} is in node {rival}'s"
-    foreign = [r for r in found if r.network == str(network) and r.protocol != PROTOCOL]
-    if foreign:
-        via = f" via {foreign[0].gateway}" if foreign[0].gateway else ""
-        return f"another program's route is there: {network}{via} (protocol {foreign[0].protocol})"
+    there = foreign.get(str(network))
+    if there is not None:
+        via = f" via {there.gateway}" if there.gateway else ""
+        return f"another program's route is there: {network}{via} (protocol {there.protocol})"
     return reach(node.address)
