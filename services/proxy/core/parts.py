@@ -78,8 +78,8 @@ def part(decision: Decision, around: Surroundings) -> Part:
         else:
             found = _targets(port.used())
             inside = outside = Lead(len(found) or None, found)
-        serving = _serving(port)
-        inside, outside = inside._replace(serving=serving), outside._replace(serving=serving)
+        if serving := _serving(port):
+            inside, outside = inside._replace(serving=serving), outside._replace(serving=serving)
         places |= _places(service, port, around, inside, outside)
     return Part(service.cluster_ip, places, tuple(sticks))
 
