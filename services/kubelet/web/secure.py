@@ -23,6 +23,9 @@ from services.kubelet.web.traffic import Traffic
 
 log = get_logger(__name__)
 _END_SECONDS = 2.0
+# A command comes in the request's line, a token of 64 KiB in a header. Go takes a head of 1 MiB in all.
+_LINE_BYTES = 1 << 20
+_FIELD_BYTES = 96 << 10
 # As the original's, by Go's defaults: a client that vanished is noticed after 150 s, also by a command that
 # neither says nor is told anything meanwhile. The kernel's default are two hours.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 9))
@@ -71,6 +74,8 @@ class SecureServer:
             handler_cancellation=True,
             shutdown_timeout=_END_SECONDS,
             keepalive_timeout=90.0,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_FIELD_BYTES,
         )
         self._context = context
         self._listening: asyncio.Server | None = None

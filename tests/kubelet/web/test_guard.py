@@ -96,6 +96,18 @@ async def test_a_token_is_reviewed_once_in_two_minutes(tmp_path: Path) -> None:
         assert len(asked) == 6
 
 
+async def test_a_long_token_is_reviewed_and_a_longer_one_refused(tmp_path: Path) -> None:
+    """Tokens hold all groups of their owner."""
+    async with secure(tmp_path) as port:
+        answers = [
+            (await port.get("/metrics", Authorization=f"Bearer {'x' * count}"))[0]
+            for count in (60_000, 70_000, 200_000)
+        ]
+
+    assert answers == [401, 401, 400]
+    assert port.reviewer.asked == ["token"]
+
+
 async def test_many_at_once_ask_once(tmp_path: Path) -> None:
     """A scrape by many clients is one review."""
     async with secure(tmp_path) as port:

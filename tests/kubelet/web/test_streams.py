@@ -234,6 +234,16 @@ async def test_the_runtime_learns_which_streams_there_are_and_no_token(tmp_path:
     assert port.runtime.asked == [Streams(tty=True, stderr=False)]
 
 
+async def test_a_command_may_be_a_whole_script(tmp_path: Path) -> None:
+    """It comes in the request's line, which may be as long as the original takes it."""
+    async with door(tmp_path) as (port, url), asyncio.timeout(10):
+        script = "echo%20" * 15_000
+        async with raw(f"{url}/exec/default/web/app?command=fail&command={script}&output=1", V4) as socket:
+            await socket.receive()
+
+    assert len(port.runtime.asked) == 1
+
+
 @pytest.mark.parametrize("mode", ["cut", "closed", "runtime"])
 async def test_when_either_end_goes_nothing_is_left(tmp_path: Path, mode: str) -> None:
     """Neither files nor tasks, nor a session at the runtime: fifty times."""
