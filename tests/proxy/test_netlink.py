@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+from collections.abc import Iterable
 from dataclasses import replace
 from socket import inet_ntoa
 
@@ -126,6 +128,10 @@ class TrackingKernel:
 
     def ask(self, request: bytes) -> list[nfmessages.Message]:
         """List flows, or delete one."""
+        return list(self.each(request))
+
+    def each(self, request: bytes) -> Iterable[nfmessages.Message]:
+        """Do so."""
         (asked,) = nfmessages.messages(request)
         if asked.flags & nfmessages.DUMP != nfmessages.DUMP:
             self.deletions.append(request)
@@ -139,6 +145,39 @@ class TrackingKernel:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class BusyKernel:
+    """A kernel with many TCP flows and one of UDP."""
+
+    def ask(self, request: bytes) -> list[nfmessages.Message]:
+        """List all of them at once."""
+        return list(self.each(request))
+
+    def each(self, request: bytes) -> Iterable[nfmessages.Message]:
+        """List one after the other."""
+        (asked,) = nfmessages.messages(request)
+        for port in range(1024, 9024):
+            body, _ = tracked(port)
+            yield replace(asked, body=body if port == 1024 else body.replace(b"\x11", b"\x06"))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_all_flows_of_a_busy_node_are_never_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked at twice a minute, and nearly all are none of ours."""
+    monkeypatch.setattr(conntrack, "NetlinkSocket", BusyKernel)
+    tracemalloc.start()
+    try:
+        flows = asyncio.run(conntrack.ConntrackFlows().udp())
+        asyncio.run(conntrack.ConntrackFlows().delete([StaleFlows("10.2.0.1", "udp", 9, ("10.1.0.3", 9))]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert [flow.endpoint for flow in flows] == [("10.1.0.3", 5353)]
+    assert peak < 1 << 20
 
 
 def test_a_flow_that_stays_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,8 @@ _ORIGINAL, _REPLY, _ID = 1, 2, 12  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID
 _ADDRESSES, _PROTOCOL = 1, 2  # CTA_TUPLE_IP, CTA_TUPLE_PROTO
 _SOURCE, _DESTINATION = 1, 2  # CTA_IP_V4_SRC, CTA_IP_V4_DST
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+# The attribute as it lies in a message, by which most flows are passed over unread.
+_UDP = attribute(_NUMBER, b"\x11")[:5]
 _LOOKS = 3
 _NAMES = {6: "tcp", 17: "udp", 132: "sctp"}
 
@@ -64,8 +66,7 @@ class ConntrackFlows:
 
     async def udp(self) -> list[Flow]:
         """List the tracked UDP flows; nothing where they cannot be had."""
-        found: list[Tracked] = await asyncio.to_thread(_with_socket, lambda n: list(_tracked(n)), [])
-        return [tracked.flow for tracked in found if tracked.flow.protocol == "udp"]
+        return await asyncio.to_thread(_with_socket, _udp, [])
 
 
 def _with_socket(act: Callable[[NetlinkSocket], T], otherwise: T) -> T:
@@ -86,9 +87,14 @@ def _with_socket(act: Callable[[NetlinkSocket], T], otherwise: T) -> T:
     return otherwise
 
 
-def _tracked(netlink: NetlinkSocket) -> Iterator[Tracked]:
-    for answer in netlink.ask(message(_GET, DUMP, subsystem=CONNTRACK)):
-        found = read(answer.body)
+def _udp(netlink: NetlinkSocket) -> list[Flow]:
+    return [tracked.flow for tracked in _tracked(netlink, _UDP) if tracked.flow.protocol == "udp"]
+
+
+def _tracked(netlink: NetlinkSocket, having: bytes = b"") -> Iterator[Tracked]:
+    """Yield the flows as they are told: there may be hundreds of thousands, and few are of interest."""
+    for answer in netlink.each(message(_GET, DUMP, subsystem=CONNTRACK)):
+        found = read(answer.body) if having in answer.body else None
         if found is not None:
             yield found
 

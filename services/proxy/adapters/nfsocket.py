@@ -96,9 +96,12 @@ class NetlinkSocket:
 
         Raises `InterruptedDumpError` when the answer is not of one moment.
         """
+        return list(self.each(request))
+
+    def each(self, request: bytes) -> Iterator[Message]:
+        """Do as `ask`, and yield the answers as they come; the next request waits for their end."""
         self._sequence += 1
         self._socket.sendall(nfmessages.numbered(request, self._sequence))
-        found: list[Message] = []
         while True:
             for answer in nfmessages.messages(self._socket.recv(_RECEIVE_BYTES)):
                 if answer.sequence != self._sequence:
@@ -106,14 +109,14 @@ class NetlinkSocket:
                 if answer.flags & nfmessages.INTERRUPTED:
                     raise InterruptedDumpError
                 if answer.subsystem:
-                    found.append(answer)
+                    yield answer
                     if not answer.flags & _MULTIPLE:
-                        return found
+                        return
                     continue
                 code = _code(answer)
                 if code not in (0, -errno.ENOENT):
                     raise KernelRefusedError(_complaint(answer, [request]))
-                return found
+                return
 
 
 def _code(answer: Message) -> int:
