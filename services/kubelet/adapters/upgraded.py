@@ -54,7 +54,8 @@ async def upgrade(url: str, method: str, headers: Headers) -> Answer:
             lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}"]
             lines += [f"{name}: {value}" for name, value in headers]
             lines += ["Content-Length: 0"] if method == "POST" else []
-            await wire.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            # As aiohttp decodes them.
+            await wire.send("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
             answer = _parse(await _head(wire))
         if answer.status == SWITCHING:
             return replace(answer, wire=wire)

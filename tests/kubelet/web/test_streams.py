@@ -234,6 +234,15 @@ async def test_the_runtime_learns_which_streams_there_are_and_no_token(tmp_path:
     assert port.runtime.asked == [Streams(tty=True, stderr=False)]
 
 
+async def test_an_offer_in_other_letters_is_passed_on_as_it_came(tmp_path: Path) -> None:
+    """A runtime that does not know it chooses another."""
+    async with door(tmp_path) as (_, url), asyncio.timeout(10):
+        async with raw(f"{url}/exec/default/web/app?command=fail&output=1", V4, "\u20ac") as socket:
+            chosen = socket.protocol
+
+    assert chosen == V4
+
+
 async def test_a_command_may_be_a_whole_script(tmp_path: Path) -> None:
     """It comes in the request's line, which may be as long as the original takes it."""
     async with door(tmp_path) as (port, url), asyncio.timeout(10):
