@@ -20,6 +20,7 @@ PLACES = ("services/common/grpcclient.py", "services/common/grpcserver.py", "cli
 TASK_OWNERS = {
     # Each ends or waits for its task itself, as the line says.
     "services/kubelet/adapters/exec_spdy.py",
+    "services/kubelet/adapters/log_reader.py",
     "services/kubelet/adapters/port_forward.py",
     "services/kubelet/loops/interleaved.py",
     "services/kubelet/server/pods.py",
