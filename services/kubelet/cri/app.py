@@ -133,7 +133,7 @@ class CriServer:
             log.warning("Restricted what containers may have", why="the host lacks CAP_SYS_RESOURCE")
         await self._sandboxes.prepare()
         try:
-            await self._restore_ports()
+            await self._sandboxes.restore_ports()
         except TripodError as error:
             # What serves them keeps on in the kernel; upkeep looks again.
             log.warning("Could not restore host ports yet", reason=error.reason, error=error.message)
@@ -256,7 +256,7 @@ class CriServer:
                 await self._resume_logs()
                 await self._network.ensure()
                 await self._mend_links()
-                await self._restore_ports()
+                await self._sandboxes.restore_ports()
                 await self._drop_leftovers()
             except TripodError as error:
                 log.warning("Could not look after the pods", reason=error.reason, error=error.message)
@@ -280,9 +280,6 @@ class CriServer:
         self._sandboxes.keep(known)
         self._statistics.keep(known)
         await self._image_volumes.drop_leftovers()
-
-    async def _restore_ports(self) -> None:
-        await self._sandboxes.restore_ports(await self._holdings.listing(naming.SANDBOX))
 
     async def _mend_links(self) -> None:
         """Remove links of sandboxes that are gone, wire those anew whose link was deleted."""

@@ -41,6 +41,9 @@ class HostPorts:
         self._iptables: iptables.Iptables | None = None
         self._clean = False
         self._restored = False
+        # Sandboxes that are being stopped: a list may tell that they run for a while yet.
+        self._withdrawn: set[str] = set()
+        self.publish_count = 0
 
     @property
     def restored(self) -> bool:
@@ -52,6 +55,8 @@ class HostPorts:
         addresses = self._addresses(sandbox_id)
         if not ports or not addresses:
             return
+        self.publish_count += 1
+        self._withdrawn.discard(sandbox_id)
         async with self._lock:
             taken = portmap.conflict(self._published, sandbox_id, ports)
             if taken is not None:
@@ -69,29 +74,37 @@ class HostPorts:
             await _PORTS.recorded()
 
     async def withdraw(self, sandbox_id: str) -> None:
-        """Give a sandbox's ports back."""
-        if sandbox_id not in self._published:
-            return
+        """Give a sandbox's ports back, for good: it is being stopped."""
+        self._withdrawn.add(sandbox_id)
         async with self._lock:
-            self._published.pop(sandbox_id, None)
+            if self._published.pop(sandbox_id, None) is None:
+                return
             await self._forwarder.serve(portmap.local(self._published))
             async with _PORTS:
                 await self._write()
             await _PORTS.recorded()
 
-    async def restore(self, wanted: Mapping[str, tuple[PublishedPort, ...]]) -> None:
-        """Have exactly these ports published; rules that others removed come back."""
-        placed = {
-            sandbox_id: (addresses[0], ports)
-            for sandbox_id, ports in wanted.items()
-            if (addresses := self._addresses(sandbox_id))
-        }
+    async def restore(self, wanted: Mapping[str, tuple[PublishedPort, ...]], *, published: int) -> bool:
+        """Have exactly these ports published; rules that others removed come back.
+
+        `published` is the `publish_count` from before it was asked which sandboxes run. Tells whether it is
+        still that; else nothing was done, as a sandbox may be missing in the answer.
+        """
         async with self._lock:
+            if self.publish_count != published:
+                return False
+            placed = {
+                sandbox_id: (addresses[0], ports)
+                for sandbox_id, ports in wanted.items()
+                if sandbox_id not in self._withdrawn and (addresses := self._addresses(sandbox_id))
+            }
+            self._withdrawn.intersection_update(wanted)
             if placed or self._published or not self._clean:
                 self._published = placed
                 await self._forwarder.serve(portmap.local(self._published))
                 await self._write()
             self._restored = True
+            return True
 
     async def stop(self) -> None:
         """End the listeners; the rules stay, as the pods do."""

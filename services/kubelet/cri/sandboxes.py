@@ -314,14 +314,19 @@ class Sandboxes:
         with telemetry.span(telemetry_names.NETWORK_ATTACH):
             await self._network.attach(sandbox_id, pid, hostname=hostname, confirm=same, pod=pod)
 
-    async def restore_ports(self, owned: Collection[Owned]) -> None:
-        """Have the host ports of these sandboxes published, of those that run, and no others."""
-        running = [(str(item["Id"]), record) for item, record in owned if item["State"] == "running"]
-        await self._ports.restore({i: portmap.decode(record.ports) for i, record in running if record.ports})
+    async def restore_ports(self) -> None:
+        """Have the host ports of the sandboxes that run published, and no others."""
+        while True:
+            published = self._ports.publish_count
+            owned = await self._holdings.listing(naming.SANDBOX)
+            running = [(str(item["Id"]), record) for item, record in owned if item["State"] == "running"]
+            wanted = {i: portmap.decode(record.ports) for i, record in running if record.ports}
+            if await self._ports.restore(wanted, published=published):
+                return
 
     async def _publish(self, sandbox_id: str, record: Record) -> None:
         if record.ports and not self._ports.restored:
-            await self.restore_ports(await self._holdings.listing(naming.SANDBOX))
+            await self.restore_ports()
         await self._ports.publish(sandbox_id, portmap.decode(record.ports))
 
     async def _pid(self, sandbox_id: str) -> int:
