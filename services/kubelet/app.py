@@ -150,7 +150,8 @@ class Kubelet:
         self._name = node_name(config)
         self._image_directory: Path | None = None
         self._cri: CriServer | None = None
-        self._machine = machine.read(config.state_directory)
+        engine = config.cri_endpoint or config.docker_host
+        self._machine = machine.read(config.state_directory, engine.removeprefix("unix://"))
         if config.node_ip:
             self._machine = replace(self._machine, address=config.node_ip)
         run_id = secrets.token_hex(8)
@@ -169,7 +170,6 @@ class Kubelet:
         self._stack.push_async_callback(stats_channel.close, None)
         self._runtime = CriRuntime(channel)
         self._cadvisor = CadvisorClient(stats_channel, config.cadvisor_metrics_url)
-        engine = config.cri_endpoint or config.docker_host
         self._space = EngineSpace(engine)
         self._stack.callback(self._space.close)
         self._volume_disk = VolumeDisk(state, self._space)

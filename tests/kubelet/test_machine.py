@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,30 @@ def test_the_machine_has_its_own_ids(tmp_path: Path) -> None:
     assert facts.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert facts.os_image
     assert facts.swap_bytes % 1024 == 0
+
+
+def test_the_hosts_files_are_found_by_the_engine_where_the_first_process_hides_them(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first process that may more than we lets nobody look at its root."""
+    read = machine._text
+    names = ("machine-id", "os-release")
+    hidden = {f"/proc/1/root/etc/{name}": "" for name in names} | {f"/etc/{name}": "" for name in names}
+    seen = {
+        f"/proc/{os.getpid()}/root/etc/machine-id": "0123\n",
+        f"/proc/{os.getpid()}/root/etc/os-release": 'NAME=x\nPRETTY_NAME="A Host 1"\n',
+    }
+    monkeypatch.setattr(machine, "_text", lambda path: (hidden | seen).get(path, read(path)))
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(short_path / "engine.sock"))
+        engine.listen()
+        facts = machine.read(short_path, str(short_path / "engine.sock"))
+
+    assert (facts.machine_id, facts.os_image) == ("0123", "A Host 1")
+
+
+def test_an_engine_that_does_not_run_hides_nothing_else(tmp_path: Path) -> None:
+    """What can be read without it is."""
+    facts = machine.read(tmp_path, str(tmp_path / "no.sock"))
+
+    assert facts == machine.read(tmp_path)

@@ -77,7 +77,7 @@ class EngineSpace:
         """Open the engine's namespace; the reason where that cannot be done. Raises `OSError`."""
         if not self._socket:
             return "the engine is not on this host"
-        pid = _peer(self._socket)
+        pid = process_at(self._socket)
         if pid <= 0:
             return "the engine's process cannot be seen from here"
         try:
@@ -106,8 +106,8 @@ class EngineSpace:
         self._thread.shutdown(wait=False)
 
 
-def _peer(path: str) -> int:
-    """Return the process that serves a unix socket. Raises `OSError`."""
+def process_at(path: str) -> int:
+    """Return the process that serves a unix socket; 0 when it cannot be seen from here. Raises `OSError`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_CONNECT_SECONDS)
         connection.connect(path)

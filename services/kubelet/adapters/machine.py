@@ -6,14 +6,14 @@ import os
 import platform
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from services.kubelet.adapters.engine_space import process_at
 from services.kubelet.core.summary import FilesystemUsage, NodeUsage
 
-# The host's files for a kubelet in a container that has the host's processes.
-_HOST = "/proc/1/root"
 # As cAdvisor has them, the firmware's and those of virtual machines without one.
 _SYSTEM_UUIDS = (
     "/sys/class/dmi/id/product_uuid",
@@ -41,9 +41,14 @@ class Machine:
     swap_bytes: int
 
 
-def read(state_directory: Path) -> Machine:
-    """Read the facts; what cannot be read is empty."""
-    machine_id = _first(f"{_HOST}/etc/machine-id", "/etc/machine-id", "/var/lib/dbus/machine-id")
+def read(state_directory: Path, engine: str = "") -> Machine:
+    """Read the facts; what cannot be read is empty.
+
+    A kubelet in a container that has the host's processes finds the host's files by them: by the first one,
+    or, where that may more than we, by the one that serves the engine's socket at `engine`.
+    """
+    roots = [f"/proc/{pid}/root" for pid in (1, _process_at(engine)) if pid > 0] + [""]
+    machine_id = _first(*(f"{root}/etc/machine-id" for root in roots), "/var/lib/dbus/machine-id")
     return Machine(
         hostname=socket.gethostname(),
         address=_address(),
@@ -51,7 +56,7 @@ def read(state_directory: Path) -> Machine:
         memory_bytes=_meminfo("MemTotal"),
         disk_bytes=shutil.disk_usage(_existing(state_directory)).total,
         kernel_version=platform.release(),
-        os_image=_os_image(),
+        os_image=_os_image(roots),
         architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         machine_id=machine_id,
         system_uuid=_first(*_SYSTEM_UUIDS) or machine_id,
@@ -133,9 +138,16 @@ def _meminfo(name: str) -> int:
     return 0
 
 
-def _os_image() -> str:
-    for place in (f"{_HOST}/etc/os-release", "/etc/os-release"):
-        for line in _text(place).splitlines():
+def _process_at(engine: str) -> int:
+    try:
+        return process_at(engine) if engine else 0
+    except OSError:
+        return 0  # The engine does not run now.
+
+
+def _os_image(roots: Sequence[str]) -> str:
+    for root in roots:
+        for line in _text(f"{root}/etc/os-release").splitlines():
             if line.startswith("PRETTY_NAME="):
                 return line.partition("=")[2].strip('"')
     return platform.system()
