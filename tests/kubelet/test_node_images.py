@@ -37,7 +37,9 @@ async def looking(runtime: FakeRuntime) -> AsyncIterator[tuple[NodeImages, FakeC
 
 def test_the_largest_images_are_told_in_an_order_that_stays() -> None:
     """Fifty of them, equals by their ids, whatever order the runtime has."""
-    images = [Image(f"i{number:02d}", 1000 if number % 2 else number) for number in range(80)]
+    images = [
+        Image(f"i{number:02d}", 1000 if number % 2 else number, tags=(f"r:{number}",)) for number in range(80)
+    ]
 
     told = largest(images)
 
@@ -45,6 +47,13 @@ def test_the_largest_images_are_told_in_an_order_that_stays() -> None:
     assert [image.id for image in told[:2]] == ["i79", "i77"]
     assert [image.size_bytes for image in told] == sorted((i.size_bytes for i in told), reverse=True)
     assert told == largest(reversed(images))
+
+
+def test_an_image_without_a_name_takes_no_place() -> None:
+    """Builds leave many, and no pod can ask for one."""
+    small = Image("small", 1, tags=("r:1",))
+
+    assert largest([*(Image(f"i{number}", 1000) for number in range(60)), small]) == (small,)
 
 
 def test_an_image_has_five_names_at_most_digests_first() -> None:

@@ -1,6 +1,7 @@
 """Which images a node says that it has. Pure.
 
-The largest 50, with at most five names of each. Their order is the same whenever they are, so
+The largest 50, with at most five names of each. Those without a name, as builds leave them, are not told: no
+pod asks for one, and they would take the places of others. The order is the same whenever the images are, so
 that nothing is told again for it.
 
 Source: the kubelet's `nodestatus/setters.go`, `Images`; `nodeStatusMaxImages` of its configuration.
@@ -32,4 +33,5 @@ class Image:
 
 def largest(images: Iterable[Image]) -> tuple[Image, ...]:
     """Return the images that a node tells, the largest first."""
-    return tuple(sorted(images, key=lambda image: (image.size_bytes, image.id), reverse=True)[:_IMAGES])
+    named = [image for image in images if image.names]
+    return tuple(sorted(named, key=lambda image: (image.size_bytes, image.id), reverse=True)[:_IMAGES])
