@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,12 +91,12 @@ def test_closing_waits_for_a_look_and_later_looks_open_nothing(
         looked = pool.submit(reader.discover)
         assert amid.wait(10)
         closed = pool.submit(reader.close)
-        early = closed.done()
+        with pytest.raises(FutureTimeoutError):
+            closed.result(0.3)
         go.set()
         looked.result(10)
         closed.result(10)
 
-    assert not early
     assert reader.open_file_count() == 0
     for look in (reader.discover, reader.sample):
         with pytest.raises(ReaderClosedError):

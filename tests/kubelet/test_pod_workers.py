@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.common.clock import SystemClock
-from services.common.watch import Bookmark, WatchHub
+from services.common.watch import WatchHub
 from services.kubelet.core.model import ContainerId, Pod, PodUid
 from services.kubelet.core.pull_secrets import Credential
 from services.kubelet.core.status import PodStatus
@@ -24,6 +24,7 @@ from services.kubelet.loops.sync import PodWorkers
 from tests.builders import a_container, a_pod
 from tests.fakes.files import FakeFiles
 from tests.fakes.last_words import FakeLastWords
+from tests.fakes.pod_source import ValueSource
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.volumes import what_pods_bring
 
@@ -54,41 +55,12 @@ class SlowRuntime(FakeRuntime):
         await super().pull_image(image, credential)
 
 
-class Source:
-    """Implements `PodSource`."""
-
-    def __init__(self) -> None:
-        self.hub: WatchHub[Pod] = WatchHub("run")
-
-    def pods(self) -> Sequence[Pod]:
-        """Return all."""
-        return list(self.hub.snapshot().values())
-
-    def pod(self, uid: PodUid) -> Pod | None:
-        """Return one."""
-        return self.hub.get(uid)
-
-    def take_new(self, uid: PodUid) -> bool:
-        """Tell that none is new."""
-        return False
-
-    async def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
-        """Yield what changed."""
-        async for change in self.hub.watch():
-            if not isinstance(change, Bookmark):
-                yield PodUid(change.key), ""
-
-    async def finalize(self, uid: PodUid) -> None:
-        """Forget one."""
-        self.hub.delete(uid)
-
-
 @dataclass
 class Node:
     """What a test drives and looks at. `files` outlive a run of the workers."""
 
     runtime: SlowRuntime = field(default_factory=SlowRuntime)
-    source: Source = field(default_factory=Source)
+    source: ValueSource = field(default_factory=ValueSource)
     files: FakeFiles = field(default_factory=FakeFiles)
     statuses: WatchHub[PodStatus] = field(default_factory=lambda: WatchHub("run"))
 

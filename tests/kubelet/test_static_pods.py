@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-
 import pytest
 
-from services.common.watch import Bookmark, WatchHub
 from services.kubelet.core.model import Pod, PodUid
 from services.kubelet.loops.cluster_pods import ClusterPods
 from services.kubelet.loops.static_pods import MergedPods, Mirrors, StaticPods
 from tests.builders import a_pod
+from tests.fakes.pod_source import ValueSource
 from tests.kubelet.cluster_world import NODE, World, a_world, an_api_pod
 
 pytestmark = pytest.mark.asyncio
-
-
-class Store:
-    """A local store of values. Obeys `PodSource`."""
-
-    def __init__(self, *pods: Pod) -> None:
-        self.hub: WatchHub[Pod] = WatchHub("run")
-        for pod in pods:
-            self.hub.upsert(pod.uid, pod)
-
-    def pods(self) -> Sequence[Pod]:
-        """Return every pod."""
-        return list(self.hub.snapshot().values())
-
-    def pod(self, uid: PodUid) -> Pod | None:
-        """Return one pod."""
-        return self.hub.get(uid)
-
-    def take_new(self, uid: PodUid) -> bool:
-        """Tell nothing."""
-        return False
-
-    async def changes(self) -> AsyncIterator[tuple[PodUid, str]]:
-        """Yield each change."""
-        async for change in self.hub.watch():
-            if not isinstance(change, Bookmark):
-                yield PodUid(change.key), ""
-
-    async def finalize(self, uid: PodUid) -> None:
-        """Forget a pod."""
-        self.hub.delete(uid)
 
 
 class Node:
     """Static pods, their mirrors, and the pods of the API. `uid` is the Node's, "" before it is there."""
 
     def __init__(self, world: World, *pods: Pod) -> None:
-        self.store = Store(*pods)
+        self.store = ValueSource(*pods)
         self.static = StaticPods(self.store, NODE)
         self.pods = ClusterPods(
             world.api, NODE, world.memory, world.clock, admit=lambda pod, others: None, run_id="run"
