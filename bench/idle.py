@@ -27,6 +27,7 @@ from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
 from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
 from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
 
+from bench import rest
 from bench.report import Bar, Result, Row, table
 from services.common.errors import RemoteError
 from services.common.grpcclient import call, open_channel
@@ -225,10 +226,10 @@ def run(seconds: float = SECONDS) -> Result:
             found = asyncio.run(measure(folder, engine, netns, seconds))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return _result(found)
+    return _result(found, rest.rested())
 
 
-def _result(found: Found) -> Result:
+def _result(found: Found, rested: Row) -> Result:
     ours, bare = total(found.services), total(found.floor)
     each = total({"": next(iter(found.floor.values()))})
     rows = [Row("RSS, all three", ours.rss_mib, "MiB", "three bare", bare.rss_mib)]
@@ -240,7 +241,7 @@ def _result(found: Found) -> Result:
             Row(f"CPU, {name}", use.cores, "cores"),
         ]
     return Result(
-        rows=rows,
+        rows=[*rows, rested],
         bars=[
             Bar("RSS, all three", ours.rss_mib, RSS_BAR_MIB, "MiB"),
             Bar("CPU, all three", ours.cores, CPU_BAR_CORES, "cores"),

@@ -25,6 +25,7 @@ from tripod.kubelet.v1 import object_service_pb2_grpc as object_grpc
 from tripod.kubelet.v1 import pod_service_pb2 as pod_pb
 from tripod.kubelet.v1 import pod_service_pb2_grpc as pod_grpc
 
+from bench import rest
 from bench.report import Bar, Result, Row, percentile
 from services.common.grpcclient import call, stream
 from tests.lab.node import Node, node, pod
@@ -177,6 +178,7 @@ def run() -> Result:
         for p in (50, 90)
     ]
     rows += [Row(f"overhead of a pair, p{p}", percentile(overheads, p), "ms") for p in (10, 50, 90)]
+    rows += [rest.rested()]
     return Result(
         rows,
         [
