@@ -730,7 +730,7 @@ class Kubelet:
         statuses = self._statuses.snapshot().values()
         running = [c for s in statuses for c in s.every if c.state.phase is StatePhase.RUNNING]
         return {
-            "kubelet_running_pods": sum(1 for s in statuses if s.pod_ips),
+            "kubelet_running_pods": sum(1 for s in statuses if s.pod_ips and not s.terminal),
             'kubelet_running_containers{container_state="running"}': len(running),
             f'kubelet_node_name{{node="{self._name}"}}': 1,
             "kubelet_desired_pods": len(self._source.pods()),

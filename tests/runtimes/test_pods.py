@@ -121,12 +121,21 @@ async def test_a_container_that_fails_is_started_again_and_its_last_log_is_kept(
 async def test_a_pod_that_is_done_has_its_phase(
     made: BareNode, policy: str, code: int, phase: pb.PodPhase.ValueType
 ) -> None:
-    """And stays as it ended."""
+    """And stays as it ended, with the address that it had."""
+    stopped = ("PodReadyToStartContainers", pb.CONDITION_STATUS_FALSE)
+
+    async def unwired() -> bool:
+        told = (await made.pods())["done"].conditions
+        return any((c.type, c.status) == stopped for c in told)
+
     await made.apply(pod("done", "sh", "-c", f"exit {code}", policy=policy))
     found = await made.phase("done", phase)
 
     assert found.containers[0].state.exit_code == code
     assert found.containers[0].restart_count == 0
+    await made.until(unwired, "its sandbox has stopped")
+    after = (await made.pods())["done"]
+    assert (after.phase, len(after.pod_ips)) == (phase, 1)
 
 
 async def test_what_a_manifest_says_is_what_a_container_finds(made: BareNode) -> None:

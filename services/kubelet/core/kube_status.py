@@ -27,8 +27,9 @@ OWNED = (
 _ENDED = ("Succeeded", "Failed")
 # Lists that strategic merge patches merge by a key, and that we mean to replace.
 _MERGED = ("podIPs", "hostIPs")
+_ADDRESSES = ("podIP", "podIPs")
 # What goes from the API when we no longer say it.
-_CLEARED = ("reason", "message", "podIP", "podIPs")
+_CLEARED = ("reason", "message", *_ADDRESSES)
 
 
 def render(status: PodStatus, before: Json) -> dict[str, Any]:
@@ -38,8 +39,9 @@ def render(status: PodStatus, before: Json) -> dict[str, Any]:
         made["hostIPs"] = [{"ip": status.host_ip}]
     if status.observed_generation:
         made["observedGeneration"] = status.observed_generation
-    # The API's own: when it was first told, and what it derived from the spec.
-    made |= {name: before[name] for name in ("startTime", "qosClass") if before.get(name)}
+    # The API's own: when it was first told, what it derived from the spec, and where an ended pod was.
+    kept = ("startTime", "qosClass", *(() if status.pod_ips or not status.terminal else _ADDRESSES))
+    made |= {name: before[name] for name in kept if before.get(name)}
     made["conditions"] = _conditions(made["conditions"], before, status.observed_generation)
     return made
 

@@ -33,6 +33,9 @@ class PodPhase(Enum):
     FAILED = "Failed"
 
 
+_ENDED = (PodPhase.SUCCEEDED, PodPhase.FAILED)
+
+
 class StatePhase(Enum):
     """State of a container for people."""
 
@@ -108,7 +111,7 @@ class PodStatus:
     @property
     def terminal(self) -> bool:
         """Whether the pod has ended for good."""
-        return self.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED)
+        return self.phase in _ENDED
 
     @property
     def ready(self) -> bool:
@@ -176,7 +179,7 @@ def compute_status(
         ephemeral_containers=ephemeral,
         reason=over.reason if over else "",
         message=over.message if over else "",
-        pod_ips=sandbox.addresses if sandbox and sandbox.ready else (),
+        pod_ips=_addresses(observed, phase, previous),
         host_ip=around.host_ip,
         start_time=previous.start_time if previous else around.start_time or around.now,
         deletion_time=pod.deletion_time,
@@ -185,6 +188,14 @@ def compute_status(
     )
     wired = sandbox is not None and sandbox.ready
     return replace(status, conditions=_conditions(pod, status, around.now, previous, wired=wired))
+
+
+def _addresses(observed: ObservedPod, phase: PodPhase, previous: PodStatus | None) -> tuple[str, ...]:
+    """Return where a pod is, or where it was when it ended: its logs and traces tell of it by that."""
+    sandbox = observed.sandbox()
+    if sandbox is not None and sandbox.ready:
+        return sandbox.addresses
+    return previous.pod_ips if previous is not None and phase in _ENDED else ()
 
 
 def _container(spec: Container, pod: Pod, observed: ObservedPod, around: Circumstances) -> ContainerStatus:

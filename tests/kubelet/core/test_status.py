@@ -16,7 +16,7 @@ from services.kubelet.core.status import (
     compute_status,
     to_kubernetes,
 )
-from tests.builders import a_container, a_pod, an_instance, observed
+from tests.builders import a_container, a_pod, a_sandbox, an_instance, observed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PROBED = a_container(readiness_probe=Probe(HttpGet(80)))
@@ -90,3 +90,17 @@ def test_an_ended_pod_stays_ended() -> None:
     ended = compute_status(pod, observed(an_instance(RuntimeState.EXITED)), around(), None)
 
     assert compute_status(pod, observed(sandboxes=()), around(), ended).phase is PodPhase.SUCCEEDED
+
+
+def test_an_ended_pod_keeps_its_addresses() -> None:
+    """Also after its sandbox has stopped. A pod that will start again has none meanwhile."""
+    pod = a_pod(restart_policy=RestartPolicy.NEVER)
+    ran = compute_status(pod, observed(an_instance(RuntimeState.RUNNING)), around(), None)
+    stopped, exited = a_sandbox(ready=False), an_instance(RuntimeState.EXITED)
+
+    ended = compute_status(pod, observed(exited, sandboxes=(stopped,)), around(), ran)
+    gone = compute_status(pod, observed(sandboxes=()), around(), ended)
+    again = compute_status(a_pod(), observed(sandboxes=(stopped,)), around(), ran)
+
+    assert ran.pod_ips
+    assert (ended.pod_ips, gone.pod_ips, again.pod_ips) == (ran.pod_ips, ran.pod_ips, ())
