@@ -208,7 +208,7 @@ class Proxy:
             "kubeproxy_endpoints": sum(len(port.used()) for d in decisions for port in d.ports),
             "kubeproxy_sync_commits_total": self._sync.commit_count,
             **self._sync.gauges(),
-            **({"kubeproxy_node_routes": self._member.routes.count} if self._member else {}),
+            **(self._member.routes.gauges() if self._member else {}),
             **process.gauges(),
         }
 

@@ -28,6 +28,7 @@ GAUGES = {
         "Ports whose policy is Local, with endpoints but none on this node."
     ),
     "kubeproxy_node_routes": "Routes to other nodes' pods.",
+    "kubeproxy_node_unrouted": "Nodes to whose pods no route is kept, and why.",
     **process.HELP,
 }
 

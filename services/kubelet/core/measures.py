@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from services.common.gauges import labelled
+
 DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -25,17 +27,6 @@ class Measure(Protocol):
 def page(measures: Iterable[Measure]) -> bytes:
     """Write measures, one after the other."""
     return "".join(f"{line}\n" for measure in measures for line in measure.lines()).encode()
-
-
-def labelled(name: str, labels: Sequence[str], values: Sequence[str], more: str = "") -> str:
-    """Write a name with its labels; `more` is a label that is written already."""
-    pairs = [f'{label}="{_escaped(value)}"' for label, value in zip(labels, values, strict=True)]
-    inside = ",".join([*pairs, more] if more else pairs)
-    return f"{name}{{{inside}}}" if inside else name
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def number(value: float) -> str:

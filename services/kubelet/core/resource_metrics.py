@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from services.kubelet.core.measures import labelled, number
+from services.common.gauges import labelled
+from services.kubelet.core.measures import number
 from services.kubelet.core.summary import PodUsage, Summary, Usage, pod_total
 
 _CONTAINER = ("container", "namespace", "pod")

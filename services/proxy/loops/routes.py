@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from services.common import failpoints
 from services.common.clock import Clock
 from services.common.errors import TripodError
+from services.common.gauges import labelled
 from services.common.logs import get_logger
 from services.proxy.core import routes
 from services.proxy.core.audit import Audited, audit_routes
@@ -20,6 +21,8 @@ _PAUSE_SECONDS = 0.2
 _LOOK_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
 _WRITE = failpoints.step("routes.write")
+ROUTES = "kubeproxy_node_routes"
+UNROUTED = "kubeproxy_node_unrouted"
 
 
 class RouteSync:
@@ -40,8 +43,13 @@ class RouteSync:
         self._wanted = wanted
         self._clock = clock
         self._dirty = asyncio.Event()
-        self.faults: Mapping[str, str] = {}
-        self.count = 0
+        self._faults: Mapping[str, str] = {}
+        self._count = 0
+
+    def gauges(self) -> dict[str, float]:
+        """Return how many routes there are, and each node whose pods have none, with the reason."""
+        without = [labelled(UNROUTED, ("node", "reason"), fault) for fault in self._faults.items()]
+        return {ROUTES: self._count, **dict.fromkeys(without, 1.0)}
 
     def touched(self) -> None:
         """Note that nodes have changed."""
@@ -82,7 +90,7 @@ class RouteSync:
                 await self._write(plan)
             await _WRITE.recorded()
             log.info("Wrote routes", added=len(plan.add) + len(plan.replace), removed=len(plan.remove))
-        self.count = len(routes.own(found)) + len(plan.add) - len(plan.remove)
+        self._count = len(routes.own(found)) + len(plan.add) - len(plan.remove)
 
     def _asking(self) -> Collection[Node] | None:
         """Return the nodes that routes are kept for; None before all are known."""
@@ -107,9 +115,9 @@ class RouteSync:
 
     def _tell(self, faults: Mapping[str, str]) -> None:
         for name, fault in faults.items():
-            if self.faults.get(name) != fault:
+            if self._faults.get(name) != fault:
                 log.warning("A node's pods have no route", node=name, why=fault)
-        self.faults = faults
+        self._faults = faults
 
 
 async def _look(
