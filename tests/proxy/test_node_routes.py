@@ -68,6 +68,15 @@ def test_a_foreign_route_is_told_and_left() -> None:
     )
 
 
+def test_a_route_with_a_metric_is_not_ours() -> None:
+    """The kernel keeps both, each look would find the other, and ours would be written for ever."""
+    other = FoundRoute("10.1.1.0/24", "192.0.2.9", PROTOCOL, 100)
+    fault = f"another program's route is there: 10.1.1.0/24 via 192.0.2.9 (protocol {PROTOCOL}, metric 100)"
+
+    assert planned(OTHER, found=[other]) == RoutePlan({}, {}, {}, {"b": fault})
+    assert planned(OTHER, found=[OURS, other]).remove == {"10.1.1.0/24": "192.0.2.2"}
+
+
 def test_a_node_behind_a_gateway_is_told_and_its_route_goes() -> None:
     """A router in between would not know the pods."""
     made = planned(OTHER, found=[OURS], far="192.0.2.2")

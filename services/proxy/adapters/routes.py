@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from ipaddress import IPv4Network
 
@@ -27,7 +28,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _MAIN, _UNICAST = 254, 1  # RT_TABLE_MAIN, RTN_UNICAST
 # RT_SCOPE_UNIVERSE; RT_SCOPE_NOWHERE, which deletes a route of any scope.
 _UNIVERSE, _ANY_SCOPE = 0, 255
-_DESTINATION, _GATEWAY, _TABLE = 1, 5, 15  # RTA_...
+_DESTINATION, _GATEWAY, _PRIORITY, _TABLE = 1, 5, 6, 15  # RTA_...
 # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 _GROUPS = 0x1 | 0x10 | 0x40
 _RECEIVE_BYTES = 1 << 18
@@ -81,11 +82,12 @@ def _list() -> list[FoundRoute]:
     for body in _ask(_GET, _DUMP, _route(0, 0)):
         _, length, _, _, table, protocol, *_ = _ROUTE.unpack_from(body)
         inner = attributes(body[_ROUTE.size :])
-        table = int.from_bytes(inner[_TABLE], "little") if _TABLE in inner else table
+        table = int.from_bytes(inner[_TABLE], sys.byteorder) if _TABLE in inner else table
         if table != _MAIN:
             continue
         network = IPv4Network((inner.get(_DESTINATION, bytes(4)), length))
-        found.append(FoundRoute(str(network), _text(inner, _GATEWAY), protocol))
+        metric = int.from_bytes(inner.get(_PRIORITY, b""), sys.byteorder)
+        found.append(FoundRoute(str(network), _text(inner, _GATEWAY), protocol, metric))
     return found
 
 

@@ -21,11 +21,20 @@ PROTOCOL = 84
 
 @dataclass(frozen=True, slots=True)
 class FoundRoute:
-    """A route of the main table; `gateway` is empty for a network on a link, or one that leads nowhere."""
+    """A route of the main table; `gateway` is empty for a network on a link, or one that leads nowhere.
+
+    `metric` is its priority, 0 the first; the kernel keeps one route of a network for each.
+    """
 
     network: str
     gateway: str
     protocol: int
+    metric: int = 0
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one that we write: those have no metric, whoever else uses our number."""
+        return self.protocol == PROTOCOL and not self.metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ def plan(
     faults: dict[str, str] = {}
     wanted: dict[str, str] = {}
     here = [IPv4Network(one) for node in nodes if node.name == own_name for one in node.pod_cidrs]
-    foreign = {route.network: route for route in reversed(found) if route.protocol != PROTOCOL}
+    foreign = {route.network: route for route in reversed(found) if not route.ours}
     taken = _Taken()
     for node in sorted(nodes, key=lambda one: one.name):
         if node.name == own_name or not node.pod_cidrs:
@@ -102,7 +111,7 @@ def plan(
 
 def own(found: Sequence[FoundRoute]) -> dict[str, str]:
     """Return the gateways of our routes by network."""
-    return {route.network: route.gateway for route in found if route.protocol == PROTOCOL}
+    return {route.network: route.gateway for route in found if route.ours}
 
 
 def _fault(
@@ -123,5 +132,6 @@ def _fault(
     there = foreign.get(str(network))
     if there is not None:
         via = f" via {there.gateway}" if there.gateway else ""
-        return f"another program's route is there: {network}{via} (protocol {there.protocol})"
+        metric = f", metric {there.metric}" if there.metric else ""
+        return f"another program's route is there: {network}{via} (protocol {there.protocol}{metric})"
     return reach(node.address)

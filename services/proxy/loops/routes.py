@@ -149,5 +149,5 @@ async def _refusal(change: Awaitable[None]) -> TripodError | None:
 async def remove_all(kernel: Routes) -> None:
     """Remove every route of ours."""
     for route in await kernel.list():
-        if route.protocol == routes.PROTOCOL:
+        if route.ours:
             await kernel.remove(route.network, route.gateway)
