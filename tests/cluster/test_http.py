@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from services.kubelet.app import cleanup
 from services.kubelet.config import KubeletConfig
-from tests.kubelet.cri.streaming.test_streaming_server import eventually
+from tests import waiting
 from tests.lab.dockerd import EngineUnavailable, import_image
 from tests.lab.kubernetes import ControlPlane, client_context, control_plane, needs_kubernetes
 from tests.lab.ports import free_port
@@ -334,5 +334,4 @@ async def test_streams_that_were_cut_leave_no_files_open(cluster: Cluster) -> No
                 process.kill()
                 await process.wait()
         # Connections to the engine and the API server are kept for a while, some more after a crowd.
-        async with asyncio.timeout(60):
-            await eventually(lambda: cluster.usage() < before + 20)
+        await waiting.until(lambda: cluster.usage() < before + 20, 60)

@@ -18,6 +18,7 @@ from services.common.kubeerror import KubeApiError
 from services.common.kuberequest import Lines, PatchType, Resource, Selection
 from tests.fakes.clock import FakeClock
 from tests.fakes.kube_server import KubeServer
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -50,9 +51,7 @@ def a_pod(name: str = "web", **spec: object) -> dict[str, object]:
 
 async def heard(server: KubeServer, count: int) -> None:
     """Wait until the server heard so many requests."""
-    async with asyncio.timeout(20):
-        while server.count() < count:  # noqa: ASYNC110  # the fake has no event for it
-            await asyncio.sleep(0.005)
+    await until(lambda: server.count() >= count)
 
 
 async def test_resources_have_the_paths_of_the_api() -> None:

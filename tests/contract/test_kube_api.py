@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import pytest
@@ -20,6 +20,7 @@ from services.kubelet.core import kube_node
 from services.kubelet.core.kube_resources import CONFIG_MAPS, LEASES, NODES, PODS
 from tests.fakes.kube_server import KubeServer
 from tests.lab.kubernetes import control_plane, needs_kubernetes
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _REAL = [needs_kubernetes, pytest.mark.process]
@@ -199,11 +200,6 @@ async def test_a_reflector_follows(api: KubeApi) -> None:
 
     def tell(changes: Sequence[Change[str]]) -> None:
         told.extend((change.key, change.after) for change in changes)
-
-    async def until(holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not holds():  # noqa: ASYNC110  # the condition lies behind a wire
-                await asyncio.sleep(0.02)
 
     await api.create(CONFIG_MAPS, "default", a_map("there", test="reflected"))
     reflector: Reflector[str] = Reflector(

@@ -28,6 +28,7 @@ from services.kubelet.ports import ContainerConfig, Runtime, SandboxConfig
 from tests.builders import a_container, a_pod
 from tests.fakes.cri_server import FakeCri, cri_server
 from tests.fakes.runtime import FakeRuntime
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 IMAGE = "tripod-demo:1"
@@ -122,9 +123,7 @@ async def catches_term(made: ContainerId) -> None:
         mask = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt:"))
         return bool(int(mask.split()[1], 16) & 1 << (signal.SIGTERM - 1))
 
-    async with asyncio.timeout(30):
-        while not caught():  # noqa: ASYNC110  # another process sets it
-            await asyncio.sleep(0.01)
+    await until(caught, 30)
 
 
 async def test_a_pod_that_was_never_made_is_empty(runtime: Runtime) -> None:

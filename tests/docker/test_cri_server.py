@@ -21,6 +21,7 @@ from services.kubelet.cri import convert, naming
 from services.kubelet.cri.app import cleanup, network_config
 from services.kubelet.cri.config import CriConfig
 from services.kubelet.cri.network.bridge import BridgeNetwork
+from tests.waiting import until_told
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio]
 LIMIT_SECONDS = 30
@@ -72,9 +73,7 @@ class Server:
 
     async def until(self, holds: Any) -> None:
         """Wait for a condition, with a limit."""
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while not await holds():  # noqa: ASYNC110  # the condition lies in another process
-                await asyncio.sleep(0.05)
+        await until_told(holds, LIMIT_SECONDS)
 
     @property
     def pid(self) -> int:

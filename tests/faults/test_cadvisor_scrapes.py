@@ -16,6 +16,7 @@ from services.cadvisor.web import UI, application
 from services.common import process
 from services.common.httpserver import HttpServer
 from tests.lab.cadvisor import a_container, a_snapshot
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 CONTAINERS = 200
@@ -41,9 +42,7 @@ async def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str]
 
 async def until_files(count: int) -> None:
     """Wait until no more than so many files are open."""
-    async with asyncio.timeout(10):
-        while process.use().open_files > count:  # noqa: ASYNC110  # the condition lies in the kernel
-            await asyncio.sleep(0.02)
+    await until(lambda: process.use().open_files <= count)
 
 
 @pytest.mark.fault("F46")
@@ -78,9 +77,7 @@ async def test_scrapes_that_are_aborted_half_way_leave_nothing(port: int) -> Non
             writer.transport.abort()
 
     await until_files(before.open_files)
-    async with asyncio.timeout(10):
-        while process.use().tasks > before.tasks:  # noqa: ASYNC110  # tasks end on their own
-            await asyncio.sleep(0.02)
+    await until(lambda: process.use().tasks <= before.tasks)
     assert (await get(port, "/metrics"))[0] == 200
 
 

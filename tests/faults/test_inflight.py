@@ -16,6 +16,7 @@ from services.common.errors import Code, RemoteError, TripodError
 from services.common.grpcclient import call, open_channel
 from services.common.grpcserver import Listener, Servicer, build_server
 from services.kubelet.cri.inflight import InFlight
+from tests.waiting import until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.fault("F4")]
 NAME = "runtime.v1.RuntimeService"
@@ -39,8 +40,7 @@ class Slow(pb_grpc.RuntimeServiceServicer):
 
     async def has_been_asked(self, times: int) -> None:
         """Wait until so many calls have arrived."""
-        while self.asked < times:  # noqa: ASYNC110  # the condition lies behind a wire
-            await asyncio.sleep(0.01)
+        await until(lambda: self.asked >= times)
 
     async def _make(self) -> str:
         self.begun += 1
@@ -120,8 +120,7 @@ async def test_a_failure_reaches_all_who_wait_and_the_next_try_is_a_new_one(tmp_
         with pytest.raises(RemoteError):
             await ask(path, 0.3)
         slow.release.set()
-        while len(inflight):  # noqa: ASYNC110  # the condition lies behind a wire
-            await asyncio.sleep(0.01)
+        await until(lambda: not len(inflight))
         with pytest.raises(RemoteError) as failed:
             await ask(path)
         slow.fault = None

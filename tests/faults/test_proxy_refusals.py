@@ -23,6 +23,7 @@ from services.proxy.loops.kubelet_feed import KubeletFeed
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.ports import CaughtUp, PodChanged, ServiceChanged, StartedOver
 from tests.fakes.kernel import MemoryKernel
+from tests.waiting import until
 
 EVENT = TypeVar("EVENT")
 NODE = "192.0.2.1"
@@ -109,12 +110,6 @@ class Node:
             [endpoints.decide(service, pods) for service in services], Surroundings([NODE])
         )
         await until(lambda: self.kernel.rules == wanted)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition; `Node.within` limits it."""
-    while not holds():  # noqa: ASYNC110  # the kernel in memory has no event to wait for
-        await asyncio.sleep(0.002)
 
 
 async def _drain(queue: asyncio.Queue[EVENT]) -> AsyncIterator[EVENT]:

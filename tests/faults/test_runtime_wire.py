@@ -16,6 +16,7 @@ from services.common.errors import Code
 from tests.fakes.cri_server import FakeCri
 from tests.lab.faultproxy import Delay, DropReply, Duplicate, Error, Fault, Hang, edit
 from tests.lab.kubelet import IMAGES, POD_LABEL, RUNTIME, FaultyNode, faulty_node, manifest
+from tests.waiting import until
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 IMAGE = "app:1"
@@ -196,9 +197,7 @@ async def test_pods_whose_runtime_calls_hang_keep_no_other_pod_waiting(node: Fau
         node.proxy.inject(f"{IMAGES}/ImageStatus", Hang(), when=node.about(f"registry.test/{name}:1"))
     await node.world.apply(*(manifest(name, f"registry.test/{name}:1") for name in stuck))
     await node.until(lambda pods: all(name in pods for name in stuck))
-    async with asyncio.timeout(30):
-        while node.proxy.injected[f"{IMAGES}/ImageStatus"] < len(stuck):  # noqa: ASYNC110  # over a wire
-            await asyncio.sleep(0.05)
+    await until(lambda: node.proxy.injected[f"{IMAGES}/ImageStatus"] >= len(stuck), 30)
     await node.world.apply(manifest("healthy", IMAGE))
     # A hanging call ends after 30 s: this must not be what the healthy pod waited for.
     await node.until_ready("healthy", seconds=20)

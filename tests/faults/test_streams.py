@@ -21,6 +21,7 @@ from services.common.watch import Bookmark, Deleted, WatchHub
 from tests.fakes.cri_server import FakeCri
 from tests.lab.kubelet import FaultyNode, faulty_node
 from tests.lab.rawhttp2 import RawConnection
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAME = "tripod.kubelet.v1.PodService"
@@ -88,8 +89,7 @@ async def test_watchers_that_read_nothing_are_cut_and_nobody_else_notices(tmp_pa
             stuck = [stuck_stub.WatchPods(pb.WatchPodsRequest()) for _ in range(STUCK)]
             before = process.use().resident_bytes
             async with stream(stub.WatchPods, pb.WatchPodsRequest()) as answers:
-                while pods.watchers < STUCK:  # noqa: ASYNC110  # the condition lies behind a wire
-                    await asyncio.sleep(0.01)
+                await until(lambda: pods.watchers >= STUCK)
                 most, seen = 0, 0
                 while pods.watchers > 1 or seen < 300:
                     pods.hub.upsert("pod", pb.Pod(name="pod", message=PAYLOAD))

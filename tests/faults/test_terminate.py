@@ -5,13 +5,13 @@ A sample; `python -m tests.matrix --signal TERM` and `--signal TERM-HANG` go thr
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.matrix.kubelet import KubeletMatrix
 from tests.matrix.process import MANNERS, Service
+from tests.waiting import until
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio, pytest.mark.fault("F32")]
 LIMIT_SECONDS = 8.0
@@ -56,9 +56,7 @@ async def test_cadvisor_ends_in_time_at_any_step(tmp_path: Path, failpoint: str,
     service = Service("cadvisor", tmp_path, environment)
     await service.start(failpoint)
     try:
-        async with asyncio.timeout(60):
-            while "Ending on a signal" not in service.log.read_text():  # noqa: ASYNC110  # another process's
-                await asyncio.sleep(0.02)
+        await until(lambda: "Ending on a signal" in service.log.read_text(), 60)
         code = await service.ended(LIMIT_SECONDS + 4)
     finally:
         await service.kill()

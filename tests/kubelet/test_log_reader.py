@@ -13,6 +13,7 @@ import pytest
 from services.common.beneath import Refused, open_file
 from services.kubelet.adapters import log_reader
 from services.kubelet.cri.logs import LogFile
+from tests.waiting import until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.fault("S5")]
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,9 +50,7 @@ async def test_a_reader_that_goes_while_its_log_is_opened_leaves_no_file(
     reading.cancel()
     await asyncio.wait({reading})
     may_go.set()
-    async with asyncio.timeout(10):
-        while not opened or _leads(opened[0]) == str(log):  # noqa: ASYNC110  # a thread closes it
-            await asyncio.sleep(0.01)
+    await until(lambda: opened and _leads(opened[0]) != str(log))
 
 
 def _leads(descriptor: int) -> str:

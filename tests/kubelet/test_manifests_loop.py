@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from services.common.clock import SystemClock
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.loops.manifests import ManifestDirectory
 from services.kubelet.objects.store import ObjectStore
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 SERVICE = (
@@ -49,13 +50,6 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
     await store.open()
     yield Watched(folder, store)
     await store.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition, with a limit."""
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110  # the condition lies behind the file system
-            await asyncio.sleep(0.01)
 
 
 async def test_files_are_followed_as_they_come_change_and_go(watched: Watched) -> None:

@@ -22,8 +22,8 @@ from services.common.grpcclient import open_channel
 from services.common.grpcserver import Listener, Servicer, build_server
 from services.common.watch import WatchHub
 from services.kubelet.server.pods import PodServicer
-from tests.kubelet.cri.streaming.test_streaming_server import eventually
 from tests.kubelet.web.port import Port, held, secure, start_pod
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 Stub = Any
@@ -113,7 +113,7 @@ async def test_a_connection_is_carried_with_its_half_ends(short_path: Path) -> N
             assert found == b"ABC" * 200_000
             before = before if before[0] else held()
 
-        await eventually(lambda: held() <= before)
+        await until(lambda: held() <= before)
 
 
 async def test_a_port_where_nobody_listens_is_told(short_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.fakes.last_words import FakeLastWords
 from tests.fakes.pod_source import ValueSource
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.volumes import what_pods_bring
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 UID = PodUid("uid-1")
@@ -70,9 +71,7 @@ class Node:
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait for a condition, with a limit."""
-        async with asyncio.timeout(5):
-            while not holds():  # noqa: ASYNC110  # the condition lies with tasks
-                await asyncio.sleep(0.005)
+        await until(holds)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,10 +153,3 @@ def has_ended(pid: int) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for what other processes bring about."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110  # nobody tells of it
-            await asyncio.sleep(0.02)

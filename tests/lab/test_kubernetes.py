@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tests.lab.apifaults import (
 from tests.lab.kubernetes import ControlPlane, client_context, control_plane, needs_kubernetes
 from tests.lab.network import lab_network
 from tests.lab.node import network_namespace
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.process,
@@ -43,13 +44,6 @@ async def plane() -> AsyncIterator[ControlPlane]:
     """Run all components on loopback."""
     async with control_plane(controllers=True, scheduler=True) as made:
         yield made
-
-
-async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110  # the condition lies behind a wire
-            await asyncio.sleep(0.02)
 
 
 async def test_versions_are_those_of_the_release(plane: ControlPlane) -> None:

@@ -21,6 +21,7 @@ from services.kubelet.cri.network.errors import NetworkError
 from tests.kubelet.cri.network import netlab
 from tests.lab import cni
 from tests.lab.cni import FakePlugin
+from tests.waiting import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.asyncio]
 
@@ -265,7 +266,7 @@ async def test_gc_never_runs_beside_an_add(fake: FakePlugin, config: CniConfig, 
         with netlab.sandbox() as one:
             async with asyncio.TaskGroup() as group:
                 adding = group.create_task(network.attach("one", one, hostname="one"))
-                await cni.until(lambda: bool(fake.calls("ADD")))
+                await until(lambda: bool(fake.calls("ADD")))
                 collecting = group.create_task(network.collect(["one"], among=[]))
                 await asyncio.to_thread(gate.write_text, "go\n")
                 await adding

@@ -19,6 +19,7 @@ from services.proxy.loops.sync import ServiceSync
 from services.proxy.ports import PodChanged
 from tests.fakes.kernel import MemoryKernel
 from tests.faults.test_proxy_refusals import MemoryFlows
+from tests.waiting import until
 
 WEB = Service("s", "default", "web", "10.2.0.1", (ServicePort(80, 0),), {})
 
@@ -31,13 +32,6 @@ def a_slice(*ready: int, trigger_ns: int = 0) -> Slice:
     ]
     port = SlicePort("", Protocol.TCP, 8080)
     return Slice("default/web-1", "default/web", (port,), tuple(endpoints), trigger_ns)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110  # the kernel in memory has no event to wait for
-            await asyncio.sleep(0.005)
 
 
 class World:

@@ -12,6 +12,7 @@ import pytest_asyncio
 from services.common.localports import LocalForwarder
 from services.proxy.core.model import Endpoint
 from tests.lab.ports import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -55,9 +56,8 @@ async def echo() -> AsyncIterator[Endpoint]:
     yield an_endpoint(port)
     transport.close()
     server.close()
-    async with asyncio.timeout(5):
-        while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110  # the handlers of ended connections
-            await asyncio.sleep(0.01)
+    # The handlers of ended connections.
+    await until(lambda: len(asyncio.all_tasks()) == 1)
 
 
 @pytest_asyncio.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tests.fakes.kernel import MemoryKernel
 from tests.faults.test_proxy_refusals import MemoryFlows
 from tests.lab.apifaults import ApiFaults, api_faults, too_many, watches
 from tests.lab.kubernetes import ControlPlane, control_plane, needs_kubernetes
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.process,
@@ -106,13 +107,6 @@ async def faults(plane: ControlPlane) -> AsyncIterator[ApiFaults]:
     """Put the proxy that harms before it."""
     async with api_faults(plane, plane.kubeconfig("system:kube-proxy")) as made:
         yield made
-
-
-async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110  # the condition lies behind a wire
-            await asyncio.sleep(0.02)
 
 
 async def follows(joined: Joined, address: str, endpoint: str) -> None:

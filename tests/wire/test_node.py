@@ -66,6 +66,7 @@ from tests.fakes.kernel import MemoryKernel
 from tests.fakes.last_words import FakeLastWords
 from tests.fakes.runtime import FakeRuntime
 from tests.fakes.volumes import FakeVolumeFiles
+from tests.waiting import until_told
 
 pytestmark = pytest.mark.asyncio
 LIMIT_SECONDS = 15
@@ -131,9 +132,7 @@ class Node:
 
     async def until(self, holds: Callable[[], Any]) -> None:
         """Wait for a condition, with a limit."""
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while not await holds():  # noqa: ASYNC110  # the condition lies behind a wire
-                await asyncio.sleep(0.01)
+        await until_told(holds, LIMIT_SECONDS)
 
     async def until_ready(self, *names: str) -> None:
         """Wait until pods are Ready."""

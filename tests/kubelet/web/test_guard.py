@@ -15,9 +15,9 @@ import pytest
 
 from services.kubelet.web.remembered import Remembered
 from tests.fakes.clock import FakeClock
-from tests.kubelet.cri.streaming.test_streaming_server import eventually
 from tests.kubelet.web.port import ADMIN, METRICS, NODE, TOKEN, secure
 from tests.lab.tls import Authority, any_server
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -130,7 +130,7 @@ async def test_who_waited_for_an_answer_that_failed_does_not_ask_again() -> None
         raise ConnectionError("away")
 
     waiting = [asyncio.ensure_future(remembered.get("token", ask)) for _ in range(20)]  # noqa: TID251  # gathered
-    await eventually(lambda: asked == 1)
+    await until(lambda: asked == 1)
     may_fail.set()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     later = await asyncio.gather(remembered.get("token", ask), return_exceptions=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kubelet.cri.streaming.test_streaming_server import eventually
 from tests.kubelet.web.port import Port, held, secure, start_pod
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 PATH = "/containerLogs/default/web/app"
@@ -151,7 +151,7 @@ async def test_a_follower_that_goes_leaves_nothing_open(tmp_path: Path) -> None:
             for answer in answers:
                 answer.close()
 
-        await eventually(lambda: held() <= before)
+        await until(lambda: held() <= before)
 
 
 async def test_a_log_that_nobody_reads_on_is_not_read_either(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ import pytest
 from services.common.remotecommand.negotiation import TUNNEL
 from services.kubelet.core.stream_options import Streams
 from tests.kubelet.cri.streaming.spdy_client import V4, opened, read_all, spdy, tunnel, upgraded
-from tests.kubelet.cri.streaming.test_streaming_server import eventually, raw
+from tests.kubelet.cri.streaming.test_streaming_server import raw
 from tests.kubelet.web.port import Port, held, secure, start_pod
 from tests.lab.tls import plain_door, spdy_door
 from tests.peers.client_go import client_go, needs_client_go
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 EXEC = pytest.mark.parametrize("mode", ["exec", "ws-exec"])
@@ -261,7 +262,7 @@ async def test_when_either_end_goes_nothing_is_left(tmp_path: Path, mode: str) -
         before = (0, 0)
         for _ in range(50):
             reader, writer = await upgraded(path, V4)
-            await eventually(lambda: port.runtime.server.session_count == 1)
+            await until(lambda: port.runtime.server.session_count == 1)
             if mode == "cut":
                 writer.transport.abort()
             elif mode == "closed":
@@ -271,10 +272,10 @@ async def test_when_either_end_goes_nothing_is_left(tmp_path: Path, mode: str) -
                     task.cancel()
                 await reader.read()
                 writer.close()
-            await eventually(lambda: port.runtime.server.session_count == 0)
+            await until(lambda: port.runtime.server.session_count == 0)
             before = before if before[0] else held()
 
-        await eventually(lambda: held() <= before)
+        await until(lambda: held() <= before)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["as-it-is", "translated"])
@@ -287,11 +288,11 @@ async def test_a_websocket_that_goes_leaves_nothing(tmp_path: Path, old: bool) -
             async with raw(path, "v5.channel.k8s.io") as socket:
                 await socket.receive()
                 assert port.runtime.server.session_count == 1
-            await eventually(lambda: port.runtime.server.session_count == 0)
-            await eventually(lambda: all(s.closed.is_set() for s in port.backend.sessions))
+            await until(lambda: port.runtime.server.session_count == 0)
+            await until(lambda: all(s.closed.is_set() for s in port.backend.sessions))
             before = before if before[0] else held()
 
-        await eventually(lambda: held() <= before)
+        await until(lambda: held() <= before)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["as-it-is", "translated"])
@@ -300,7 +301,7 @@ async def test_a_client_that_does_not_read_stops_the_command(tmp_path: Path, old
     async with (old_runtime if old else door)(tmp_path) as (port, url), asyncio.timeout(30):
         path = f"{url}/exec/default/web/app?command=yes&output=1&error=1"
         async with raw(path, "v5.channel.k8s.io") as socket:
-            await eventually(lambda: bool(port.backend.sessions))
+            await until(lambda: bool(port.backend.sessions))
             count = -1
             while count != port.backend.sessions[0].produced_count:
                 count = port.backend.sessions[0].produced_count
@@ -321,7 +322,7 @@ async def test_an_input_that_is_not_read_stops_the_client(tmp_path: Path) -> Non
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(2):
                     await streams["stdin"].write(b"x" * (256 << 20))
-        await eventually(lambda: port.runtime.server.session_count == 0)
+        await until(lambda: port.runtime.server.session_count == 0)
 
 
 @pytest.mark.process
@@ -358,6 +359,6 @@ async def test_a_websocket_that_cannot_begin_leaves_nothing_at_the_runtime(tmp_p
         async with aiohttp.ClientSession() as session:
             async with session.get(f"{url}/portForward/default/web", headers=headers) as answer:
                 status = answer.status
-        await eventually(lambda: port.runtime.server.session_count == 0)
+        await until(lambda: port.runtime.server.session_count == 0)
 
     assert status == 400

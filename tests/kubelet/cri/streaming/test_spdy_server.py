@@ -29,6 +29,7 @@ from tests.kubelet.cri.streaming.spdy_client import (
     tunnel,
     upgraded,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -54,12 +55,6 @@ def run(*words: str, container_id: str = "box", tty: bool = False) -> StreamRequ
     return StreamRequest(container_id=container_id, command=words, tty=tty, stdin=True)
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the loop run until the condition holds; the test's limit ends the wait."""
-    while not condition():  # noqa: ASYNC110  # the condition has no event to wait for
-        await asyncio.sleep(0.005)
-
-
 async def test_output_comes_by_stream_and_the_status_at_the_end() -> None:
     """As the WebSocket tells it."""
     async with serving() as (server, backend):
@@ -70,7 +65,7 @@ async def test_output_comes_by_stream_and_the_status_at_the_end() -> None:
         assert (out, err) == (b"out", b"err")
         assert json.loads(status)["details"]["causes"] == [{"reason": "ExitCode", "message": "3"}]
         assert backend.sessions[0].closed.is_set()
-        await eventually(lambda: server.session_count == 0)
+        await until(lambda: server.session_count == 0)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +111,7 @@ async def test_sizes_reach_the_command_while_its_input_is_stuck() -> None:
             streams = await opened(link, "error", "stdin", "stdout", "resize")
             await streams["stdin"].write(bytes(100_000))
             await streams["resize"].write(b'{"Width":132,"Height":43}\n')
-            await eventually(lambda: bool(backend.sessions) and bool(backend.sessions[0].sizes))
+            await until(lambda: bool(backend.sessions) and bool(backend.sessions[0].sizes))
 
             assert backend.sessions[0].sizes == [(132, 43)]
 
@@ -129,7 +124,7 @@ async def test_a_client_that_vanishes_ends_its_command() -> None:
                 streams = await opened(link, *COMMAND)
                 await streams["stdout"].read()
         await backend.sessions[0].closed.wait()
-        await eventually(lambda: server.session_count == 0)
+        await until(lambda: server.session_count == 0)
 
 
 async def test_a_client_that_resets_the_output_ends_its_command() -> None:
@@ -157,7 +152,7 @@ async def test_a_client_that_does_not_read_stops_the_command() -> None:
 
             for _ in range(200):
                 await streams["stdout"].read()
-            await eventually(lambda: backend.sessions[0].produced_count > before)
+            await until(lambda: backend.sessions[0].produced_count > before)
 
 
 async def test_a_client_that_ignores_windows_is_stopped_by_the_socket() -> None:
@@ -196,7 +191,7 @@ async def test_a_client_that_asks_and_does_not_read_the_answers_is_cut_off() -> 
         flood = _begun(writer).write(frames.Ping(1)) * 10_000
         with pytest.raises(ConnectionError):
             await _flood(writer, flood)
-        await eventually(lambda: backend.sessions[0].closed.is_set())
+        await until(lambda: backend.sessions[0].closed.is_set())
 
 
 async def _flood(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -231,7 +226,7 @@ async def test_garbage_ends_the_connection_with_a_goodbye() -> None:
         assert answer.endswith(frames.FrameWriter().write(frames.GoAway(0, 1)))
         assert backend.sessions == []
         writer.close()
-        await eventually(lambda: server.session_count == 0)
+        await until(lambda: server.session_count == 0)
 
 
 @pytest.mark.parametrize("kind", ["streams", "goodbyes"])
@@ -250,8 +245,8 @@ async def test_streams_and_goodbyes_that_nobody_waits_for_end_the_connection(
                 writer.write(sender.write(frames.GoAway(0, 0)))
         answer = await reader.read() if kind == "streams" else b""
         writer.close()
-        await eventually(lambda: bool(backend.sessions) and backend.sessions[0].closed.is_set())
-        await eventually(lambda: server.session_count == 0)
+        await until(lambda: bool(backend.sessions) and backend.sessions[0].closed.is_set())
+        await until(lambda: server.session_count == 0)
 
     assert kind == "goodbyes" or answer[-4:] == (1).to_bytes(4, "big")
     assert not caplog.records
@@ -265,7 +260,7 @@ async def test_streams_that_the_command_does_not_have_end_the_connection(kinds: 
             with contextlib.suppress(StreamResetError):
                 for kind in kinds:
                     await opened(link, kind)
-        await eventually(lambda: server.session_count == 0)
+        await until(lambda: server.session_count == 0)
 
         assert backend.sessions == []
 
@@ -348,7 +343,7 @@ async def test_a_watcher_that_does_not_read_is_dropped(monkeypatch: pytest.Monke
         request = StreamRequest(container_id="yes", stdin=False, stderr=False)
         async with spdy(server.attach_url(request), V4) as link:
             await opened(link, "error", "stdout")
-            await eventually(lambda: bool(backend.sessions) and backend.sessions[0].closed.is_set())
+            await until(lambda: bool(backend.sessions) and backend.sessions[0].closed.is_set())
 
 
 @asynccontextmanager
@@ -483,14 +478,14 @@ async def test_a_client_that_resets_a_connection_closes_it_inside() -> None:
     async with serving() as (server, _), program(hold) as port:
         async with spdy(server.forward_url(ForwardRequest("box")), FORWARD) as link:
             first = await opened(link, "error", "data", port=str(port), requestID="0")
-            await eventually(lambda: len(waiting) == 1)
+            await until(lambda: len(waiting) == 1)
             await opened(link, "error", "data", port=str(port), requestID="1")
-            await eventually(lambda: not waiting)
+            await until(lambda: not waiting)
             first["data"].reset()
             await closed[0].wait()
             assert not closed[1].is_set()
         await closed[1].wait()
-        await eventually(lambda: server.session_count == 0)
+        await until(lambda: server.session_count == 0)
 
 
 @pytest.mark.parametrize("protocol", ["v4.channel.k8s.io", "v4.base64.channel.k8s.io"])
@@ -535,6 +530,6 @@ async def test_streams_of_every_kind_leave_no_task_behind() -> None:
                 pair = await opened(link, "error", "data", port=str(port), requestID="0")
                 await _write_and_end(pair["data"], b"x")
                 await read_all(pair["error"])
-        await eventually(lambda: server.session_count == 0 and len(asyncio.all_tasks()) <= idle)
+        await until(lambda: server.session_count == 0 and len(asyncio.all_tasks()) <= idle)
         assert all(session.closed.is_set() for session in backend.sessions)
-    await eventually(lambda: len(asyncio.all_tasks()) <= before)
+    await until(lambda: len(asyncio.all_tasks()) <= before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -22,6 +22,7 @@ from services.kubelet.cri.streaming.server import MESSAGE_BYTES, HttpStreamingSe
 from services.kubelet.cri.streaming.session import StreamRequest
 from tests.fakes.clock import FakeClock
 from tests.kubelet.cri.streaming.fake_backend import PROGRAMS, FakeBackend, FakePorts
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -55,12 +56,6 @@ async def raw(url: str, *protocols: str) -> AsyncIterator[aiohttp.ClientWebSocke
     """A plain WebSocket client."""
     async with aiohttp.ClientSession() as session, session.ws_connect(url, protocols=protocols) as socket:
         yield socket
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the loop run until the condition holds; the test's limit ends the wait."""
-    while not condition():  # noqa: ASYNC110  # the condition has no event to wait for
-        await asyncio.sleep(0.005)
 
 
 async def test_output_comes_by_stream_and_the_exit_code_at_the_end() -> None:
@@ -125,7 +120,7 @@ async def test_a_terminals_size_reaches_the_command() -> None:
     async with serving() as (server, backend):
         async with await open_exec_stream(server.exec_url(run("cat", tty=True))) as client:
             await client.resize(132, 43)
-            await eventually(lambda: bool(backend.sessions and backend.sessions[0].sizes))
+            await until(lambda: bool(backend.sessions and backend.sessions[0].sizes))
 
             assert backend.sessions[0].sizes == [(132, 43)]
 
@@ -188,7 +183,7 @@ async def test_a_client_that_does_not_read_stops_the_command() -> None:
 
             for _ in range(1000):
                 await socket.receive()
-            await eventually(lambda: backend.sessions[0].produced_count > before)
+            await until(lambda: backend.sessions[0].produced_count > before)
 
 
 async def test_an_idle_stream_ends_after_four_hours() -> None:
@@ -338,7 +333,7 @@ async def test_stopping_the_server_ends_every_stream() -> None:
             await open_exec_stream(server.exec_url(run("yes"))),
         ):
             await anext(aiter(first))
-            await eventually(lambda: len(backend.sessions) == 2)
+            await until(lambda: len(backend.sessions) == 2)
             await server.stop()
 
             assert all(session.closed.is_set() for session in backend.sessions)
