@@ -108,7 +108,7 @@ async def test_a_pod_begins_and_ends_in_its_order(made: BareNode) -> None:
 async def test_an_init_container_is_tried_until_it_succeeds(made: BareNode) -> None:
     """The main container waits."""
     counts = "echo try >> /host/said; test $(cat /host/said | tr -cd y | head -c 2 | tr y x) = xx"
-    await made.apply(staged(made, a_container("app"), initContainers=[shell("one", counts)]))
+    await made.apply(staged(made, a_container("app"), grace=1, initContainers=[shell("one", counts)]))
     found = await made.ready("staged")
 
     assert lines(made) == ["try", "try"]
@@ -211,7 +211,7 @@ async def test_a_hook_that_was_cut_short_runs_again(made: BareNode) -> None:
             "command": ["sh", "-c", "echo hook >> /host/said; while test ! -e /host/go; do sleep 0.1; done"]
         }
     }
-    await made.apply(staged(made, a_container("app", lifecycle={"postStart": hook})))
+    await made.apply(staged(made, a_container("app", lifecycle={"postStart": hook}), grace=1))
     await hears(made, "hook")
     before = (await status(made)).containers[0]
     await made.service.kill()
