@@ -42,7 +42,7 @@ async def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str]
 
 async def until_files(count: int) -> None:
     """Wait until no more than so many files are open."""
-    await until(lambda: process.use().open_files <= count)
+    await until(lambda: process.use().open_files <= count, 10)
 
 
 @pytest.mark.fault("F46")
@@ -77,7 +77,7 @@ async def test_scrapes_that_are_aborted_half_way_leave_nothing(port: int) -> Non
             writer.transport.abort()
 
     await until_files(before.open_files)
-    await until(lambda: process.use().tasks <= before.tasks)
+    await until(lambda: process.use().tasks <= before.tasks, 10)
     assert (await get(port, "/metrics"))[0] == 200
 
 

@@ -133,7 +133,7 @@ async def test_a_plugin_that_hangs_is_ended_and_undone(fake: FakePlugin, tmp_pat
         with netlab.sandbox() as one, netlab.sandbox() as two:
             async with asyncio.TaskGroup() as group:
                 hung = group.create_task(_refusal(network, "one", one))
-                await until(lambda: bool(fake.calls("ADD")))
+                await until(lambda: bool(fake.calls("ADD")), 30)
                 served = await network.attach("two", two, hostname="two")
                 finished = hung.done()
             await network.detach("two")
@@ -162,7 +162,7 @@ async def test_an_attach_that_is_given_up_on_ends_its_plugin(fake: FakePlugin, t
         with netlab.sandbox() as one:
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(network.attach("one", one, hostname="one"))
-                await until(lambda: bool(fake.calls("ADD")))
+                await until(lambda: bool(fake.calls("ADD")), 30)
                 task.cancel()
             attached = await network.list_attached()
             await network.detach("one")
@@ -293,7 +293,7 @@ async def test_a_plugin_that_outlives_its_server_is_ended_before_its_work_is_und
     with netlab.sandbox() as one:
         command = serve(tmp_path, one, "", "attach")
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:  # noqa: ASYNC220  # killed below
-            await until(lambda: bool(fake.calls("ADD")))
+            await until(lambda: bool(fake.calls("ADD")), 30)
             server.kill()
         orphan = fake.calls("ADD")[0].pid
         lived_on = not cni.has_ended(orphan)
@@ -302,7 +302,7 @@ async def test_a_plugin_that_outlives_its_server_is_ended_before_its_work_is_und
             await network.collect([])
 
     assert lived_on
-    await until(lambda: cni.has_ended(orphan))
+    await until(lambda: cni.has_ended(orphan), 30)
     assert [call.command for call in fake.calls()] == ["ADD", "DEL"]
     assert not (tmp_path / "both").exists()
     assert held(tmp_path) == []

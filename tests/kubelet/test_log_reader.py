@@ -50,7 +50,7 @@ async def test_a_reader_that_goes_while_its_log_is_opened_leaves_no_file(
     reading.cancel()
     await asyncio.wait({reading})
     may_go.set()
-    await until(lambda: opened and _leads(opened[0]) != str(log))
+    await until(lambda: opened and _leads(opened[0]) != str(log), 10)
 
 
 def _leads(descriptor: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from services.common.clock import SystemClock
 from services.kubelet.core.allocate import Ranges
 from services.kubelet.loops.manifests import ManifestDirectory
 from services.kubelet.objects.store import ObjectStore
-from tests.waiting import until
+from tests import waiting
+
+until = partial(waiting.until, seconds=10)
 
 pytestmark = pytest.mark.asyncio
 SERVICE = (

@@ -71,7 +71,7 @@ class Node:
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait for a condition, with a limit."""
-        await until(holds)
+        await until(holds, 5)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:

@@ -266,7 +266,7 @@ async def test_gc_never_runs_beside_an_add(fake: FakePlugin, config: CniConfig, 
         with netlab.sandbox() as one:
             async with asyncio.TaskGroup() as group:
                 adding = group.create_task(network.attach("one", one, hostname="one"))
-                await until(lambda: bool(fake.calls("ADD")))
+                await until(lambda: bool(fake.calls("ADD")), 30)
                 collecting = group.create_task(network.collect(["one"], among=[]))
                 await asyncio.to_thread(gate.write_text, "go\n")
                 await adding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 from services.common import telemetry, telemetry_names
 from services.common.clock import SystemClock, unix_nanoseconds
@@ -17,9 +18,11 @@ from services.proxy.loops import cluster_feed
 from services.proxy.loops.cluster_feed import ClusterFeed
 from services.proxy.loops.sync import ServiceSync
 from services.proxy.ports import PodChanged
+from tests import waiting
 from tests.fakes.kernel import MemoryKernel
 from tests.faults.test_proxy_refusals import MemoryFlows
-from tests.waiting import until
+
+until = partial(waiting.until, seconds=10)
 
 WEB = Service("s", "default", "web", "10.2.0.1", (ServicePort(80, 0),), {})
 

@@ -57,7 +57,7 @@ async def echo() -> AsyncIterator[Endpoint]:
     transport.close()
     server.close()
     # The handlers of ended connections.
-    await until(lambda: len(asyncio.all_tasks()) == 1)
+    await until(lambda: len(asyncio.all_tasks()) == 1, 5)
 
 
 @pytest_asyncio.fixture

@@ -16,7 +16,7 @@ from services.proxy.core.routes import PROTOCOL, FoundRoute, RoutePlan, plan
 from services.proxy.errors import KernelRefusedError
 from services.proxy.loops import routes
 from services.proxy.loops.routes import RouteSync
-from tests.matrix.process import until
+from tests.waiting import until
 
 OWN = Node("a", ("10.1.0.0/24",), "192.0.2.1")
 OTHER = Node("b", ("10.1.1.0/24",), "192.0.2.2")
@@ -230,22 +230,16 @@ def test_a_node_without_a_route_is_told_with_the_reason() -> None:
     nodes = [OWN, OTHER, lost]
     unrouted = 'kubeproxy_node_unrouted{node="c",reason="it has no InternalIP of IPv4"}'
 
-    async def tells(sync: RouteSync, *gauges: tuple[str, float]) -> None:
-        async def holds() -> bool:
-            return sync.gauges() == dict(gauges)
-
-        await until(holds, f"{gauges} are told")
-
     async def followed() -> None:
         kernel = MemoryRoutes("")
         sync = RouteSync(kernel, own_name="a", nodes=lambda: nodes, wanted=lambda: True, clock=SystemClock())
         async with asyncio.TaskGroup() as group:
             running = group.create_task(sync.run())
             sync.touched()
-            await tells(sync, ("kubeproxy_node_routes", 1), (unrouted, 1))
+            await until(lambda: sync.gauges() == {"kubeproxy_node_routes": 1, unrouted: 1})
             nodes[2] = replace(lost, address="192.0.2.3")
             sync.touched()
-            await tells(sync, ("kubeproxy_node_routes", 2))
+            await until(lambda: sync.gauges() == {"kubeproxy_node_routes": 2})
             running.cancel()
 
     asyncio.run(followed())

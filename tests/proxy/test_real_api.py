@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from services.proxy.core.ruleset import Ruleset
 from services.proxy.loops import cluster_feed
 from services.proxy.loops.cluster_feed import ClusterFeed
 from services.proxy.loops.sync import ServiceSync
+from tests import waiting
 from tests.fakes.kernel import MemoryKernel
 from tests.faults.test_proxy_refusals import MemoryFlows
 from tests.lab.apifaults import ApiFaults, api_faults, too_many, watches
 from tests.lab.kubernetes import ControlPlane, control_plane, needs_kubernetes
-from tests.waiting import until
+
+until = partial(waiting.until, seconds=60)
 
 pytestmark = [
     pytest.mark.process,

@@ -49,7 +49,7 @@ class Memory:
     latest look, `gone` those that vanished since; `begun` are those whose startup probe
     has succeeded, `hooks` says how their postStart hooks stand, `changed` are those that
     are stopped since the pod's spec wants them otherwise, and start again whatever
-    their restart policy says. `over` ends the pod.
+    their restart policy says. `over` ends the pod. `addresses` are those of its latest sandbox that ran.
     """
 
     crashes: Mapping[str, Backoff] = field(default_factory=lambda: MappingProxyType({}))
@@ -62,6 +62,7 @@ class Memory:
     hooks: Mapping[ContainerId, HookState] = field(default_factory=dict)
     changed: frozenset[ContainerId] = frozenset()
     over: Over | None = None
+    addresses: tuple[str, ...] = ()
 
 
 def look_again(memory: Memory, observed: ObservedPod) -> Memory:
@@ -70,7 +71,9 @@ def look_again(memory: Memory, observed: ObservedPod) -> Memory:
     lost = tuple(_lost(c) for c in memory.seen if c.id not in present)
     gone = tuple(c for c in (*lost, *memory.gone) if _matters(c, observed))
     seen = tuple(c for c in observed.containers if c.state is not RuntimeState.CREATED)
-    return replace(memory, seen=seen, gone=tuple({c.id: c for c in gone}.values()))
+    sandbox = observed.sandbox()
+    addresses = sandbox.addresses if sandbox is not None and sandbox.ready else memory.addresses
+    return replace(memory, seen=seen, gone=tuple({c.id: c for c in gone}.values()), addresses=addresses)
 
 
 def _lost(container: ObservedContainer) -> ObservedContainer:

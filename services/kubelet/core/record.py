@@ -1,6 +1,6 @@
 """What a pod's worker knows that a restart must not forget, as text. Pure.
 
-The runtime tells nearly all of a pod. It cannot tell when the pod was first seen, nor
+The runtime tells nearly all of a pod. It cannot tell when the pod was first seen, where it was, nor
 what somebody removed there: without it a restart count would go back, and a pod that
 had ended would run again. Nor can it tell that a startup probe has succeeded, which a
 container need do but once.
@@ -26,7 +26,7 @@ _KEPT = tuple(field.name for field in fields(ObservedContainer))
 class PodRecord:
     """When the pod was first seen, the started containers of the latest look, those that vanished,
     those whose startup probe has succeeded, those whose postStart hook has, those that are stopped to be
-    made anew, and why the pod has failed.
+    made anew, why the pod has failed, and the addresses that it had.
     """
 
     start_time: datetime | None = None
@@ -36,6 +36,7 @@ class PodRecord:
     hooked: tuple[ContainerId, ...] = ()
     changed: tuple[ContainerId, ...] = ()
     over: Over | None = None
+    addresses: tuple[str, ...] = ()
 
 
 def record(memory: Memory, start_time: datetime | None) -> PodRecord:
@@ -48,6 +49,7 @@ def record(memory: Memory, start_time: datetime | None) -> PodRecord:
         hooked=tuple(sorted(key for key, state in memory.hooks.items() if state is HookState.DONE)),
         changed=tuple(sorted(memory.changed)),
         over=memory.over,
+        addresses=memory.addresses,
     )
 
 
@@ -61,6 +63,7 @@ def remembered(memory: Memory, kept: PodRecord) -> Memory:
         hooks=dict.fromkeys(kept.hooked, HookState.DONE),
         changed=frozenset(kept.changed),
         over=kept.over,
+        addresses=kept.addresses,
     )
 
 
@@ -76,6 +79,7 @@ def encode(value: PodRecord) -> str:
             "hooked": list(value.hooked),
             "changed": list(value.changed),
             "over": asdict(value.over) if value.over else None,
+            "addresses": list(value.addresses),
         }
     )
 
@@ -101,6 +105,7 @@ def decode(text: str) -> PodRecord | None:
             hooked=_ids(values.get("hooked", [])),
             changed=_ids(values.get("changed", [])),
             over=Over(**values["over"]) if values.get("over") else None,
+            addresses=tuple(str(item) for item in values.get("addresses", [])),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

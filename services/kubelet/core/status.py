@@ -144,7 +144,8 @@ class Circumstances:
     `readiness` is the verdict of each container's readiness probe, by container id;
     absent means that there is none yet. `start_time` is when a run before saw the pod first.
     `started` are the instances that have started, of those that have a hook or a startup
-    probe; `changed` those that ended to be made anew; `over` is why the pod has failed.
+    probe; `changed` those that ended to be made anew; `over` is why the pod has failed;
+    `addresses` are those that it had last.
     """
 
     readiness: Mapping[str, bool]
@@ -156,6 +157,7 @@ class Circumstances:
     started: Set[ContainerId] = frozenset()
     changed: Set[ContainerId] = frozenset()
     over: Over | None = None
+    addresses: tuple[str, ...] = ()
 
 
 def compute_status(
@@ -179,7 +181,7 @@ def compute_status(
         ephemeral_containers=ephemeral,
         reason=over.reason if over else "",
         message=over.message if over else "",
-        pod_ips=_addresses(observed, phase, previous),
+        pod_ips=_addresses(observed, phase, around),
         host_ip=around.host_ip,
         start_time=previous.start_time if previous else around.start_time or around.now,
         deletion_time=pod.deletion_time,
@@ -190,12 +192,12 @@ def compute_status(
     return replace(status, conditions=_conditions(pod, status, around.now, previous, wired=wired))
 
 
-def _addresses(observed: ObservedPod, phase: PodPhase, previous: PodStatus | None) -> tuple[str, ...]:
-    """Return where a pod is, or where it was when it ended: its logs and traces tell of it by that."""
+def _addresses(observed: ObservedPod, phase: PodPhase, around: Circumstances) -> tuple[str, ...]:
+    """Return where a pod is, or where it was when it ended: others know it by that."""
     sandbox = observed.sandbox()
     if sandbox is not None and sandbox.ready:
         return sandbox.addresses
-    return previous.pod_ips if previous is not None and phase in _ENDED else ()
+    return around.addresses if phase in _ENDED else ()
 
 
 def _container(spec: Container, pod: Pod, observed: ObservedPod, around: Circumstances) -> ContainerStatus:

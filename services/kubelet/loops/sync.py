@@ -490,6 +490,7 @@ class PodWorkers:
             started=begin.started(pod, observed, state.memory),
             changed=state.memory.changed,
             over=state.memory.over,
+            addresses=state.memory.addresses,
         )
         status = compute_status(pod, observed, around, state.status)
         if self._prober is not None:

@@ -15,6 +15,7 @@ from services.kubelet.core.model import ContainerId, PodUid, SandboxId
 from services.kubelet.core.observed import ObservedContainer, ObservedPod, RuntimeState
 from services.kubelet.core.plan import Memory, look_again, recall
 from services.kubelet.core.record import PodRecord, decode, encode, record, remembered
+from tests.builders import a_sandbox, observed
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 ENDED = ObservedContainer(
@@ -101,3 +102,14 @@ def test_a_container_that_went_between_two_runs_has_ended() -> None:
     after = recall(look_again(remembered(Memory(), kept), ObservedPod(uid)), ObservedPod(uid))
 
     assert [(c.id, c.attempt, c.exit_code, c.removed) for c in after.containers] == [("c1", 2, 3, True)]
+
+
+def test_the_addresses_of_a_sandbox_that_has_stopped_are_known_to_the_next_run() -> None:
+    """The runtime tells them of one that runs alone."""
+    ran = look_again(Memory(), observed(sandboxes=(a_sandbox(),)))
+    stopped = look_again(ran, observed(sandboxes=(a_sandbox(ready=False),)))
+    kept = decode(encode(record(stopped, MOMENT)))
+    assert kept is not None
+
+    assert remembered(Memory(), kept).addresses == a_sandbox().addresses
+    assert a_sandbox().addresses

@@ -94,13 +94,14 @@ def test_an_ended_pod_stays_ended() -> None:
 
 def test_an_ended_pod_keeps_its_addresses() -> None:
     """Also after its sandbox has stopped. A pod that will start again has none meanwhile."""
+    had = around(addresses=("10.0.0.2",))
     pod = a_pod(restart_policy=RestartPolicy.NEVER)
     ran = compute_status(pod, observed(an_instance(RuntimeState.RUNNING)), around(), None)
     stopped, exited = a_sandbox(ready=False), an_instance(RuntimeState.EXITED)
 
-    ended = compute_status(pod, observed(exited, sandboxes=(stopped,)), around(), ran)
-    gone = compute_status(pod, observed(sandboxes=()), around(), ended)
-    again = compute_status(a_pod(), observed(sandboxes=(stopped,)), around(), ran)
+    ended = compute_status(pod, observed(exited, sandboxes=(stopped,)), had, ran)
+    gone = compute_status(pod, observed(sandboxes=()), had, ended)
+    again = compute_status(a_pod(), observed(sandboxes=(stopped,)), had, ran)
 
     assert ran.pod_ips
     assert (ended.pod_ips, gone.pod_ips, again.pod_ips) == (ran.pod_ips, ran.pod_ips, ())

@@ -185,7 +185,7 @@ async def test_a_plugin_that_is_given_up_on_goes_with_all_it_has_started(tmp_pat
         running.cancel()
 
     assert cni.has_ended(plugin)
-    await until(lambda: cni.has_ended(child))
+    await until(lambda: cni.has_ended(child), 30)
 
 
 @pytest.mark.asyncio
@@ -282,7 +282,7 @@ async def test_the_plugin_of_a_server_that_was_killed_is_ended_and_no_other(tmp_
 
     assert busy.value.reason == "CNI_BUSY"
     assert spared
-    await until(lambda: cni.has_ended(plugin))
+    await until(lambda: cni.has_ended(plugin), 30)
 
 
 @pytest.mark.asyncio
