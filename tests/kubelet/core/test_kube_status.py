@@ -87,7 +87,7 @@ def test_a_lost_address_is_taken_back() -> None:
 
 
 def test_the_address_of_a_pod_that_has_ended_stays() -> None:
-    """A kubelet that starts again does not know it any more."""
+    """A kubelet whose record of it is lost does not know it any more."""
     before = kube_status.render(a_status(PodPhase.SUCCEEDED, pod_ips=("10.0.0.1",)), {})
 
     assert kube_status.patch("u", before, kube_status.render(a_status(PodPhase.SUCCEEDED), before)) is None
