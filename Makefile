@@ -39,7 +39,7 @@ test: check ## Everything: also the engine, network namespaces and the composed 
 	@nice $(PYTHON) -m tests.peers.build --for-tests
 	@$(PYTHON) -m tools.programs
 	@$(PYTHON) -m tools.up
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "(docker or netns or process) and not e2e and not cluster" tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "(docker or netns or process) and not e2e and not cluster" tests
 	$(BIN)/python -m pytest -q -m cluster tests
 	$(BIN)/python -m pytest -q -m e2e tests
 
